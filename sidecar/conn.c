@@ -1,0 +1,520 @@
+/* conn.c - one byte stream: buffers, limits, one write per turn. */
+#include "conn.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <event2/dns.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    CONN_MAGIC = 0x636f6e6e,
+    IOV_PIECES = 64,
+    READ_OWN_MAX = 256 * 1024, /* per event, into a buffer of our own */
+};
+
+/* CONNECTING -> OPEN -> CLOSED, or CONNECTING -> CLOSED. */
+enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_CLOSED };
+
+/* Bytes of a message that is not complete; empty most of the time. */
+struct input {
+    char *data;
+    size_t len, cap;
+};
+
+struct conn {
+    uint32_t magic;
+    uint8_t state;
+    bool paused, corked;
+    bool want_write;  /* the write event is pending */
+    bool ended;       /* `ended` has been called or is queued */
+    bool offer;       /* untaken bytes are to be offered again */
+    struct loop *loop;
+    struct event *reading, *writing;
+    struct evdns_getaddrinfo_request *resolving;
+    evutil_socket_t fd;
+    struct input in;
+    size_t in_limit, in_wanted;
+    struct chain out;
+    struct conn_callbacks callbacks;
+    void *ctx;
+    struct loop_job flush_job, end_job, grave;
+    const char *end_why;
+};
+
+static void set_state(struct conn *c, enum conn_state from, enum conn_state to)
+{
+    assert(c->state == from);
+    c->state = (uint8_t)to;
+}
+
+static struct conn *conn_of(void *arg)
+{
+    struct conn *c = arg;
+    assert(c->magic == CONN_MAGIC);
+    return c;
+}
+
+#define CONTAINER(job, member) ((struct conn *)((char *)(job)-offsetof(struct conn, member)))
+
+/* --- the end ---------------------------------------------------------------------------------- */
+
+static void tell_ended(struct loop_job *job)
+{
+    struct conn *c = CONTAINER(job, end_job);
+    if (c->state != CONN_CLOSED)
+        c->callbacks.ended(c->ctx, false, c->end_why);
+}
+
+/* Reports a broken stream once, from the loop rather than from inside the owner's call. */
+static void broken(struct conn *c, const char *why)
+{
+    if (c->ended || c->state == CONN_CLOSED)
+        return;
+    c->ended = true;
+    c->end_why = why;
+    loop_soon(c->loop, &c->end_job, tell_ended);
+}
+
+static void destroy(struct loop_job *job)
+{
+    struct conn *c = CONTAINER(job, grave);
+    free(c->in.data);
+    c->magic = 0;
+    free(c);
+}
+
+void conn_close(struct conn *c)
+{
+    assert(c->magic == CONN_MAGIC);
+    if (c->state == CONN_CLOSED)
+        return;
+    set_state(c, c->state, CONN_CLOSED);
+    if (c->resolving)
+        evdns_getaddrinfo_cancel(c->resolving);
+    if (c->reading)
+        event_free(c->reading);
+    if (c->writing)
+        event_free(c->writing);
+    if (c->fd >= 0)
+        close(c->fd);
+    chain_clear(&c->out);
+    loop_cancel_soon(c->loop, &c->flush_job);
+    loop_cancel_soon(c->loop, &c->end_job);
+    loop_bury(c->loop, &c->grave, destroy);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static bool input_room(struct conn *c, size_t cap)
+{
+    if (c->in.cap >= cap)
+        return true;
+    char *data = realloc(c->in.data, cap);
+    if (!data)
+        return false;
+    c->in.data = data;
+    c->in.cap = cap;
+    return true;
+}
+
+static void input_release(struct conn *c)
+{
+    free(c->in.data);
+    c->in = (struct input){0};
+    c->in_wanted = 0;
+}
+
+/* Keeps what the owner left of p[0..n) (p may be our own buffer). */
+static void keep_rest(struct conn *c, const char *p, size_t n, size_t taken)
+{
+    assert(taken <= n);
+    size_t rest = n - taken;
+    if (rest == 0) {
+        input_release(c);
+        return;
+    }
+    if (!input_room(c, rest)) {
+        broken(c, "out of memory");
+        return;
+    }
+    memmove(c->in.data, p + taken, rest);
+    c->in.len = rest;
+    if (c->in_limit && rest > c->in_limit)
+        broken(c, "request larger than the limit (client.max_query)");
+}
+
+static void offer(struct conn *c, const char *p, size_t n)
+{
+    size_t taken = c->callbacks.bytes(c->ctx, p, n);
+    if (c->state != CONN_CLOSED)
+        keep_rest(c, p, n, taken);
+}
+
+/* A short rest is put in front of the shared buffer; a long one grows where it is. */
+static char *read_target(struct conn *c, size_t *room)
+{
+    struct loop *loop = c->loop;
+    if (c->in.len <= LOOP_CARRY_BYTES && c->in_wanted <= LOOP_READ_BYTES) {
+        if (c->in.len)
+            memcpy(loop->read_buffer, c->in.data, c->in.len);
+        *room = LOOP_READ_BYTES;
+        return loop->read_buffer;
+    }
+    /* Doubling, but no more than what is said to be needed: a declared length alone costs nothing. */
+    size_t cap = c->in.cap - c->in.len >= LOOP_CARRY_BYTES ? c->in.cap : c->in.len * 2;
+    if (cap < LOOP_READ_BYTES)
+        cap = LOOP_READ_BYTES;
+    if (c->in_wanted > c->in.len + LOOP_CARRY_BYTES && cap > c->in_wanted)
+        cap = c->in_wanted;
+    if (!input_room(c, cap))
+        return NULL;
+    *room = c->in.cap - c->in.len < READ_OWN_MAX ? c->in.cap - c->in.len : READ_OWN_MAX;
+    return c->in.data;
+}
+
+static void read_failed(struct conn *c, int error)
+{
+    if (error == EAGAIN || error == EINTR)
+        return;
+    broken(c, strerror(error));
+}
+
+static void read_ended(struct conn *c)
+{
+    conn_pause(c);
+    if (c->ended)
+        return;
+    c->ended = true;
+    c->callbacks.ended(c->ctx, true, "connection closed by the peer");
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)what;
+    struct conn *c = conn_of(arg);
+    if (c->paused)
+        return;
+    size_t room = 0;
+    char *at = read_target(c, &room);
+    if (!at) {
+        broken(c, "out of memory");
+        return;
+    }
+    ssize_t n = read(fd, at + c->in.len, room);
+    if (n < 0)
+        read_failed(c, errno);
+    else if (n == 0)
+        read_ended(c);
+    else if (at == c->in.data) {
+        c->in.len += (size_t)n;
+        offer(c, at, c->in.len);
+    } else {
+        offer(c, at, c->in.len + (size_t)n);
+    }
+}
+
+void conn_pause(struct conn *c)
+{
+    if (c->paused || c->state == CONN_CLOSED)
+        return;
+    c->paused = true;
+    if (c->reading)
+        event_del(c->reading);
+}
+
+static void flush_or_offer(struct loop_job *job);
+
+void conn_resume(struct conn *c)
+{
+    if (!c->paused || c->state == CONN_CLOSED)
+        return;
+    c->paused = false;
+    if (c->reading && !c->ended)
+        event_add(c->reading, NULL);
+    if (c->in.len) {
+        c->offer = true;
+        loop_soon(c->loop, &c->flush_job, flush_or_offer);
+    }
+}
+
+bool conn_paused(const struct conn *c) { return c->paused; }
+void conn_limit_input(struct conn *c, size_t bytes) { c->in_limit = bytes; }
+void conn_want(struct conn *c, size_t bytes) { c->in_wanted = bytes; }
+size_t conn_unread(const struct conn *c) { return c->in.len; }
+size_t conn_input_capacity(const struct conn *c) { return c->in.cap; }
+evutil_socket_t conn_fd(const struct conn *c) { return c->fd; }
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+static void await_writable(struct conn *c, bool wanted)
+{
+    if (c->want_write == wanted)
+        return;
+    c->want_write = wanted;
+    if (wanted)
+        event_add(c->writing, NULL);
+    else
+        event_del(c->writing);
+}
+
+/* True when nothing is left to write. */
+static bool write_some(struct conn *c)
+{
+    struct iovec iov[IOV_PIECES];
+    int pieces = chain_iov(&c->out, iov, IOV_PIECES);
+    if (pieces == 0)
+        return true;
+    ssize_t n = pieces == 1 ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                            : sendmsg(c->fd,
+                                      &(struct msghdr){.msg_iov = iov, .msg_iovlen = (size_t)pieces},
+                                      MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        broken(c, strerror(errno));
+    else if (n > 0)
+        chain_consume(&c->out, (size_t)n);
+    return c->out.len == 0;
+}
+
+void conn_flush(struct conn *c)
+{
+    if (c->state == CONN_CLOSED)
+        return;
+    if (c->out.failed)
+        broken(c, "out of memory");
+    else if (c->state == CONN_OPEN && !c->corked && !c->want_write)
+        await_writable(c, !write_some(c) && !c->end_why);
+    chain_own(&c->out);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct conn *c = conn_of(arg);
+    if (!write_some(c) && !c->end_why)
+        return;
+    await_writable(c, false);
+    if (c->out.len == 0 && c->callbacks.drained)
+        c->callbacks.drained(c->ctx);
+}
+
+static void flush_or_offer(struct loop_job *job)
+{
+    struct conn *c = CONTAINER(job, flush_job);
+    if (c->offer && !c->paused) {
+        c->offer = false;
+        if (c->in.len)
+            offer(c, c->in.data, c->in.len);
+    }
+    conn_flush(c);
+}
+
+struct chain *conn_out(struct conn *c) { return &c->out; }
+
+void conn_send(struct conn *c)
+{
+    if (c->state != CONN_CLOSED)
+        loop_soon(c->loop, &c->flush_job, flush_or_offer);
+}
+
+void conn_cork(struct conn *c, bool corked)
+{
+    c->corked = corked;
+    if (!corked)
+        conn_send(c);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+static struct conn *conn_new(struct loop *loop, evutil_socket_t fd, enum conn_state state,
+                             const struct conn_callbacks *callbacks, void *ctx)
+{
+    struct conn *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->magic = CONN_MAGIC;
+    c->state = (uint8_t)state;
+    c->loop = loop;
+    c->fd = fd;
+    c->callbacks = *callbacks;
+    c->ctx = ctx;
+    chain_init(&c->out, &loop->pool);
+    return c;
+}
+
+/* Small writes leave at once; a vanished peer is noticed. Fails on unix sockets: no matter. */
+static void tune_socket(evutil_socket_t fd)
+{
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+static bool make_events(struct conn *c)
+{
+    c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
+    c->writing = event_new(c->loop->base, c->fd, EV_WRITE | EV_PERSIST, on_writable, c);
+    return c->reading && c->writing;
+}
+
+struct conn *conn_accept(struct loop *loop, evutil_socket_t fd,
+                         const struct conn_callbacks *callbacks, void *ctx)
+{
+    struct conn *c = conn_new(loop, fd, CONN_OPEN, callbacks, ctx);
+    if (!c) {
+        close(fd);
+        return NULL;
+    }
+    tune_socket(fd);
+    if (!make_events(c) || event_add(c->reading, NULL) != 0) {
+        conn_close(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void opened(struct conn *c)
+{
+    set_state(c, CONN_CONNECTING, CONN_OPEN);
+    if (!c->paused)
+        event_add(c->reading, NULL);
+    conn_send(c);
+    if (c->callbacks.connected)
+        c->callbacks.connected(c->ctx);
+}
+
+static void on_connected(evutil_socket_t fd, short what, void *arg)
+{
+    (void)what;
+    struct conn *c = conn_of(arg);
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        error = errno;
+    event_free(c->writing);
+    c->writing = event_new(c->loop->base, fd, EV_WRITE | EV_PERSIST, on_writable, c);
+    if (error)
+        broken(c, strerror(error));
+    else if (!c->writing)
+        broken(c, "out of memory");
+    else
+        opened(c);
+}
+
+static void start_connect(struct conn *c, const struct sockaddr *address, socklen_t len)
+{
+    c->fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0) {
+        broken(c, strerror(errno));
+        return;
+    }
+    tune_socket(c->fd);
+    c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
+    c->writing = event_new(c->loop->base, c->fd, EV_WRITE, on_connected, c);
+    if (!c->reading || !c->writing || event_add(c->writing, NULL) != 0)
+        broken(c, "out of memory");
+    else if (connect(c->fd, address, len) != 0 && errno != EINPROGRESS && errno != EAGAIN)
+        broken(c, strerror(errno));
+}
+
+static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
+{
+    if (error == EVUTIL_EAI_CANCEL)
+        return; /* conn_close: the connection is already on its way out */
+    struct conn *c = conn_of(arg);
+    c->resolving = NULL;
+    if (error || !list)
+        broken(c, error ? evutil_gai_strerror(error) : "host name has no address");
+    else
+        start_connect(c, list->ai_addr, (socklen_t)list->ai_addrlen);
+    if (list)
+        evutil_freeaddrinfo(list);
+}
+
+static void resolve(struct conn *c, const char *host, uint16_t port)
+{
+    char service[8];
+    snprintf(service, sizeof service, "%u", (unsigned)port);
+    struct evdns_base *dns = loop_dns(c->loop);
+    if (!dns) {
+        broken(c, "out of memory");
+        return;
+    }
+    struct evutil_addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    /* Answers at once, through the callback, for numeric addresses and /etc/hosts. */
+    struct evdns_getaddrinfo_request *req =
+        evdns_getaddrinfo(dns, host, service, &hints, on_resolved, c);
+    if (req)
+        c->resolving = req;
+}
+
+static void connect_unix(struct conn *c, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t len = strlen(path);
+    if (len >= sizeof address.sun_path) {
+        broken(c, "unix socket path too long");
+        return;
+    }
+    memcpy(address.sun_path, path, len);
+    start_connect(c, (const struct sockaddr *)&address, sizeof address);
+}
+
+struct conn *conn_connect(struct loop *loop, const char *host, uint16_t port, const char *path,
+                          const struct conn_callbacks *callbacks, void *ctx)
+{
+    struct conn *c = conn_new(loop, -1, CONN_CONNECTING, callbacks, ctx);
+    if (!c)
+        return NULL;
+    if (host)
+        resolve(c, host, port);
+    else
+        connect_unix(c, path);
+    return c;
+}
+
+/* --- addresses -------------------------------------------------------------------------------- */
+
+static void format_address(const struct sockaddr_storage *a, char *buf)
+{
+    char ip[INET6_ADDRSTRLEN] = "?";
+    if (a->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)a;
+        inet_ntop(AF_INET, &in->sin_addr, ip, sizeof ip);
+        snprintf(buf, CONN_ADDRESS_MAX, "%s:%u", ip, (unsigned)ntohs(in->sin_port));
+    } else if (a->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)a;
+        inet_ntop(AF_INET6, &in6->sin6_addr, ip, sizeof ip);
+        snprintf(buf, CONN_ADDRESS_MAX, "[%s]:%u", ip, (unsigned)ntohs(in6->sin6_port));
+    } else {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+        snprintf(buf, CONN_ADDRESS_MAX, "%.100s:0", un->sun_path);
+    }
+}
+
+void conn_local_address(const struct conn *c, char buf[CONN_ADDRESS_MAX])
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof a;
+    (void)getsockname(c->fd, (struct sockaddr *)&a, &len);
+    format_address(&a, buf);
+}
+
+void conn_peer_address(const struct conn *c, char buf[CONN_ADDRESS_MAX])
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof a;
+    /* A client of a unix socket has no name of its own: Redis shows the server's path. */
+    if (getpeername(c->fd, (struct sockaddr *)&a, &len) != 0 || a.ss_family == AF_UNIX)
+        conn_local_address(c, buf);
+    else
+        format_address(&a, buf);
+}

@@ -1,0 +1,121 @@
+/* loop.c - the event loop's turn. */
+#include "loop.h"
+
+#include <assert.h>
+#include <event2/dns.h>
+#include <stdlib.h>
+#include <time.h>
+
+uint64_t monotonic_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+bool loop_init(struct loop *loop)
+{
+    *loop = (struct loop){0};
+    TAILQ_INIT(&loop->soon);
+    TAILQ_INIT(&loop->burial);
+    struct event_config *config = event_config_new();
+    if (config) {
+        /* Our own clock is read once per turn; libevent's may be as coarse as it likes. */
+        event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
+        loop->base = event_base_new_with_config(config);
+        event_config_free(config);
+    }
+    loop->read_buffer = malloc(LOOP_READ_BYTES + LOOP_CARRY_BYTES);
+    if (loop->base && loop->read_buffer)
+        return true;
+    loop_free(loop);
+    return false;
+}
+
+static void run_jobs(struct loop_jobs *jobs)
+{
+    struct loop_job *job;
+    while ((job = TAILQ_FIRST(jobs))) {
+        TAILQ_REMOVE(jobs, job, entry);
+        job->queued = false;
+        job->run(job);
+    }
+}
+
+static void end_turn(struct loop *loop)
+{
+    run_jobs(&loop->soon);
+    run_jobs(&loop->burial);
+    loop->now_known = false;
+}
+
+void loop_free(struct loop *loop)
+{
+    if (loop->base)
+        end_turn(loop);
+    if (loop->dns)
+        evdns_base_free(loop->dns, 0);
+    if (loop->base)
+        event_base_free(loop->base);
+    chunk_pool_drain(&loop->pool);
+    free(loop->read_buffer);
+    *loop = (struct loop){0};
+}
+
+uint64_t loop_now(struct loop *loop)
+{
+    if (!loop->now_known) {
+        loop->now = monotonic_ms();
+        loop->now_known = true;
+    }
+    return loop->now;
+}
+
+void loop_run(struct loop *loop)
+{
+    while (!loop->stopped) {
+        int none = event_base_loop(loop->base, EVLOOP_ONCE);
+        assert(none >= 0);
+        end_turn(loop);
+        if (none > 0)
+            break;
+    }
+}
+
+void loop_stop(struct loop *loop) { loop->stopped = true; }
+
+static void queue_job(struct loop_jobs *jobs, struct loop_job *job,
+                      void (*run)(struct loop_job *job))
+{
+    if (job->queued)
+        return;
+    job->run = run;
+    job->queued = true;
+    TAILQ_INSERT_TAIL(jobs, job, entry);
+}
+
+void loop_soon(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
+{
+    queue_job(&loop->soon, job, run);
+}
+
+void loop_cancel_soon(struct loop *loop, struct loop_job *job)
+{
+    if (job->queued)
+        TAILQ_REMOVE(&loop->soon, job, entry);
+    job->queued = false;
+}
+
+void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
+{
+    assert(!job->queued);
+    queue_job(&loop->burial, job, run);
+}
+
+struct evdns_base *loop_dns(struct loop *loop)
+{
+    if (!loop->dns)
+        loop->dns = evdns_base_new(loop->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
+                                                   EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+    return loop->dns;
+}

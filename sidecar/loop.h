@@ -1,0 +1,68 @@
+/* loop.h - the event loop's turn: one wait, the callbacks, then what was put off to the end of it.
+ *
+ * The clock is read once per turn; connections that got output are flushed once, at its end; objects
+ * that died are freed after that, so that no callback of the same turn meets freed memory.
+ */
+#ifndef NEARCACHE_LOOP_H
+#define NEARCACHE_LOOP_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "chain.h"
+
+struct evdns_base;
+
+/* Something to be done at the end of the turn; embedded in its object. Zero-initialise. */
+struct loop_job {
+    void (*run)(struct loop_job *job);
+    TAILQ_ENTRY(loop_job) entry;
+    bool queued;
+};
+TAILQ_HEAD(loop_jobs, loop_job);
+
+/* Bytes of the read buffer that all connections share. */
+#define LOOP_READ_BYTES ((size_t)64 * 1024)
+
+struct loop {
+    struct event_base *base;
+    struct evdns_base *dns; /* made by loop_dns */
+    struct chunk_pool pool;
+    char *read_buffer; /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
+    struct loop_jobs soon;  /* flushes and resumed input: run until there are none left */
+    struct loop_jobs burial; /* frees: run last */
+    uint64_t now;
+    bool now_known;
+    bool stopped;
+};
+
+/* What a connection may carry over in front of the shared buffer's next read. */
+#define LOOP_CARRY_BYTES ((size_t)16 * 1024)
+
+/* False: out of memory or no event mechanism. */
+__attribute__((warn_unused_result)) bool loop_init(struct loop *loop);
+void loop_free(struct loop *loop);
+
+/* Monotonic milliseconds, read once per turn. */
+uint64_t loop_now(struct loop *loop);
+
+/* Turns until loop_stop. */
+void loop_run(struct loop *loop);
+void loop_stop(struct loop *loop);
+
+/* At the end of this turn; a job that is queued already stays where it is. */
+void loop_soon(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
+void loop_cancel_soon(struct loop *loop, struct loop_job *job);
+/* After all of those; for freeing the object that embeds `job`. */
+void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
+
+/* The asynchronous resolver (/etc/hosts and /etc/resolv.conf); NULL: out of memory. */
+struct evdns_base *loop_dns(struct loop *loop);
+
+/* Monotonic milliseconds, read now: for start-up and for measuring. */
+uint64_t monotonic_ms(void);
+
+#endif
