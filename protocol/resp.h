@@ -56,29 +56,27 @@ struct resp_args {
 void resp_args_reset(struct resp_args *args);
 void resp_args_free(struct resp_args *args);
 
-/* How far the request at the front of a buffer has been looked at; O(1) memory, so that a request
- * of a million arguments that arrives byte by byte costs a linear time. Zero-initialise. */
+/* How far the request at the front of a buffer has been looked at; O(1) memory, and a request of a
+ * million arguments that arrives byte by byte costs linear time. Zero-initialise; the fields are
+ * resp_request.c's own. */
 struct resp_request {
-    size_t pos;         /* bytes of this request scanned so far */
-    int64_t args_total; /* 0: the header line has not been read */
-    int64_t args_done;
-    int64_t bulk_len; /* -1 or, where bulk_len_known, the length of the argument being awaited */
-    bool bulk_len_known;
+    size_t pos;     /* where what is being awaited begins: a line, or an argument's length line */
+    size_t scanned; /* bytes of that line searched for its end in vain */
+    size_t wanted;  /* bytes the buffer must hold before the awaited argument can be complete */
+    int64_t args_left; /* arguments from `pos` on; 0: the header line has not been read */
 };
 
-/* Parses the request at the start of buf[0..len). The first byte is always the request's first byte:
- * on RESP_MORE call again with the same bytes and more behind them (they may have moved).
+/* Parses the request at the start of buf[0..len). The first byte is always the request's first
+ * byte: on RESP_MORE call again with the same bytes and more behind them (they may have moved).
  *   RESP_DONE  *used is its length; its arguments were appended to `args` (none were appended for
  *              an empty line, `*0` or `*-1`, which Redis ignores); `req` is ready for the next one.
  *   RESP_MORE  nothing was appended; *used is 0. resp_request_wanted() says how much is missing.
  *   RESP_BAD   `error` holds Redis' text without the leading "-ERR ", NUL-terminated.
  * Out of memory is RESP_BAD with the text "out of memory". */
 #define RESP_ERROR_MAX 128
-RESP_WARN_UNUSED enum resp_status resp_request_parse(struct resp_request *req,
-                                                     const struct resp_limits *limits,
-                                                     const char *buf, size_t len,
-                                                     struct resp_args *args, size_t *used,
-                                                     char error[RESP_ERROR_MAX]);
+RESP_WARN_UNUSED enum resp_status
+resp_request_parse(struct resp_request *req, const struct resp_limits *limits, const char *buf,
+                   size_t len, struct resp_args *args, size_t *used, char error[RESP_ERROR_MAX]);
 
 /* After RESP_MORE: at least how many bytes the buffer must hold in all before it is worth calling
  * again (a hint to size a buffer for a large argument). */
@@ -151,6 +149,21 @@ size_t resp_bulk_size(size_t len);
 /* Redis' string2ll: the whole slice is one canonical signed 64-bit decimal (no '+', no spaces, no
  * leading zeros, no "-0"). What this refuses, Redis refuses too. */
 RESP_WARN_UNUSED bool resp_parse_int(struct resp_slice s, int64_t *out);
+/* Reads the run of digits at p, which ends before `end`. Returns what is behind it and the value in
+ * *n, or NULL unless it is 1 to 10 digits without a leading zero: those are for resp_parse_int(),
+ * which tells good from bad. Inline because every length line goes through it. */
+static inline const char *resp_scan_digits(const char *p, const char *end, uint64_t *n)
+{
+    const char *first = p;
+    const char *stop = end - p < 10 ? end : p + 10;
+    uint64_t value = 0;
+    for (unsigned digit; p < stop && (digit = (unsigned)*p - '0') <= 9; p++)
+        value = value * 10 + digit;
+    if (p == first || (*first == '0' && p - first > 1))
+        return NULL;
+    *n = value;
+    return p;
+}
 /* ASCII case-insensitive equality with a lower-case literal. */
 bool resp_slice_is(struct resp_slice s, const char *lower);
 

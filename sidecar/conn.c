@@ -32,7 +32,7 @@ struct input {
 struct conn {
     uint32_t magic;
     uint8_t state;
-    bool paused, corked;
+    bool paused;
     bool want_write;  /* the write event is pending */
     bool ended;       /* `ended` has been called or is queued */
     bool offer;       /* untaken bytes are to be offered again */
@@ -289,7 +289,7 @@ void conn_flush(struct conn *c)
         return;
     if (c->out.failed)
         broken(c, "out of memory");
-    else if (c->state == CONN_OPEN && !c->corked && !c->want_write)
+    else if (c->state == CONN_OPEN && !c->want_write)
         await_writable(c, !write_some(c) && !c->end_why);
     chain_own(&c->out);
 }
@@ -323,13 +323,6 @@ void conn_send(struct conn *c)
 {
     if (c->state != CONN_CLOSED)
         loop_soon(c->loop, &c->flush_job, flush_or_offer);
-}
-
-void conn_cork(struct conn *c, bool corked)
-{
-    c->corked = corked;
-    if (!corked)
-        conn_send(c);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */

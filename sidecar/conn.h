@@ -49,8 +49,6 @@ void conn_send(struct conn *c);
 /* Writes now what can be written; what is left goes when the socket takes it. Output queued by
  * reference has been written or copied when this returns. */
 void conn_flush(struct conn *c);
-/* Holds all output back (a connection in its handshake) or lets it go. */
-void conn_cork(struct conn *c, bool corked);
 
 /* Stops reading; bytes received and not taken are kept. */
 void conn_pause(struct conn *c);

@@ -17,11 +17,13 @@ struct json_value {
     enum json_type type;
     const char *text;     /* a string's value; a number as it is written; "true" / "false" */
     unsigned line;        /* 1-based */
+    int index;            /* of an array's element, from 0; -1 for all others */
 };
 
 /* Parses text[0..len) - one JSON object, nothing but white space behind it - and calls `each` for
  * every scalar below it (empty arrays and objects too) in document order, until it returns false.
- * False: not such a document (error says why, *line where), or `each` stopped it (error is ""). */
+ * False: not such a document (error says why, *line where), or `each` stopped it (error is "").
+ * Refused as well: arrays in arrays, more than 32 levels, NUL characters, line breaks in strings. */
 #define JSON_ERROR_MAX 160
 __attribute__((warn_unused_result)) bool
 json_walk(const char *text, size_t len, bool (*each)(void *ctx, const struct json_value *v),
@@ -41,5 +43,7 @@ bool json_object_number(const struct json_object *o, const char *name, double *o
 /* Building: an object of strings and numbers printed without spaces. Result malloc'ed; NULL: out of
  * memory. Members are name, value pairs ended by NULL name; a value is a string. */
 char *json_print_strings(const char *const *names_and_values);
+/* One string in quotes, escaped. Likewise. */
+char *json_print_string(const char *value);
 
 #endif

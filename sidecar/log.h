@@ -26,11 +26,12 @@ bool log_enabled(const struct log *log, enum log_level level);
 void log_write(struct log *log, enum log_level level, const char *event, ...)
     __attribute__((sentinel));
 
-/* At most one line per interval_ms; how many were held back is added to the next one as
- * "suppressed". `now`: monotonic milliseconds. */
+/* At most one line per interval_ms. On true `suppressed` is how many were held back since the line
+ * before, for the caller to add under that name. Starts zeroed. `now`: monotonic milliseconds. */
 struct log_limit {
     uint64_t next;
     uint64_t suppressed;
+    uint64_t held; /* since the last line; private */
 };
 bool log_limit_pass(struct log_limit *limit, uint64_t now, uint64_t interval_ms);
 

@@ -1,0 +1,189 @@
+/* caller.c - the FIFO of replies owed to a client. */
+#include "caller.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wire.h"
+
+void caller_init(struct caller *c, struct loop *loop, struct metrics *metrics)
+{
+    *c = (struct caller){.magic = CALLER_MAGIC, .resp = 2, .loop = loop, .metrics = metrics};
+}
+
+static void request_free(struct request *r)
+{
+    assert(r->n_hashes == 0 && !r->rewriter && !r->mget);
+    chain_clear(&r->body);
+    r->magic = 0;
+    free(r);
+}
+
+static struct request *pop(struct caller *c)
+{
+    struct request *r = c->head;
+    c->head = r->next;
+    if (!c->head)
+        c->tail = NULL;
+    c->owed--;
+    c->owed_bytes -= r->cost;
+    r->caller = NULL;
+    r->next = NULL;
+    return r;
+}
+
+void caller_leave(struct caller *c)
+{
+    while (c->head) {
+        struct request *r = pop(c);
+        chain_clear(&r->body);
+        if (r->state == REQUEST_DONE)
+            request_free(r);
+    }
+    free(c->name);
+    free(c->lib_name);
+    free(c->lib_version);
+    c->name = c->lib_name = c->lib_version = NULL;
+    c->conn = NULL;
+}
+
+/* The head's bytes go out; finished requests leave, and the next one is the head. */
+static void advance(struct caller *c)
+{
+    while (c->head) {
+        chain_move(conn_out(c->conn), &c->head->body);
+        if (c->head->state != REQUEST_DONE)
+            break;
+        struct request *r = pop(c);
+        if (r->exclusive)
+            c->exclusive = false;
+        request_free(r);
+    }
+    conn_send(c->conn);
+    c->progress(c);
+}
+
+/* --- immediate answers -------------------------------------------------------------------------- */
+
+struct chain *caller_reply(struct caller *c)
+{
+    if (!c->head)
+        return conn_out(c->conn);
+    struct request *r = request_new(c);
+    if (!r) {
+        conn_out(c->conn)->failed = true; /* a missing reply would shift all later ones */
+        return conn_out(c->conn);
+    }
+    r->state = REQUEST_DONE;
+    return &r->body;
+}
+
+void caller_replied(struct caller *c) { conn_send(c->conn); }
+
+void caller_answer(struct caller *c, const char *reply, size_t len)
+{
+    chain_append(caller_reply(c), reply, len);
+    caller_replied(c);
+}
+
+void caller_answer_text(struct caller *c, const char *reply)
+{
+    caller_answer(c, reply, strlen(reply));
+}
+
+void caller_answer_error(struct caller *c, const char *text)
+{
+    struct chain *out = caller_reply(c);
+    chain_append(out, "-", 1);
+    for (const char *p = text; *p; p++)
+        chain_append(out, *p == '\r' || *p == '\n' ? " " : p, 1);
+    chain_append(out, "\r\n", 2);
+    caller_replied(c);
+}
+
+void caller_answer_bulk(struct caller *c, const char *p, size_t n)
+{
+    wire_bulk(caller_reply(c), (struct resp_slice){p, n});
+    caller_replied(c);
+}
+
+void caller_answer_integer(struct caller *c, int64_t n)
+{
+    wire_integer(caller_reply(c), n);
+    caller_replied(c);
+}
+
+/* --- later ones --------------------------------------------------------------------------------- */
+
+struct request *request_new(struct caller *c)
+{
+    struct request *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->magic = REQUEST_MAGIC;
+    r->caller = c;
+    chain_init(&r->body, &c->loop->pool);
+    if (c->tail)
+        c->tail->next = r;
+    else
+        c->head = r;
+    c->tail = r;
+    c->owed++;
+    return r;
+}
+
+void request_bytes(struct request *r, const char *p, size_t n)
+{
+    assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
+    struct caller *c = r->caller;
+    r->begun = true;
+    if (!c)
+        return;
+    if (c->head != r) {
+        chain_append(&r->body, p, n);
+        return;
+    }
+    chain_append(conn_out(c->conn), p, n);
+    conn_send(c->conn);
+}
+
+void request_done(struct request *r)
+{
+    assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
+    struct caller *c = r->caller;
+    r->state = REQUEST_DONE;
+    if (!c)
+        request_free(r);
+    else if (c->head == r)
+        advance(c);
+}
+
+void request_fail(struct request *r, const char *line)
+{
+    if (r->caller && r->begun) {
+        /* Half a reply can't be taken back: what followed it would be read as its rest. */
+        r->caller->kill = true;
+        r->caller->progress(r->caller);
+    } else if (r->caller) {
+        request_bytes(r, line, strlen(line));
+    }
+    request_done(r);
+}
+
+size_t request_backlog(const struct request *r)
+{
+    if (!r->caller)
+        return 0;
+    return r->caller->head == r ? conn_out(r->caller->conn)->len : r->body.len;
+}
+
+bool caller_set_text(char **at, struct resp_slice text)
+{
+    char *copy = NULL;
+    if (text.len && !(copy = strndup(text.data, text.len)))
+        return false;
+    free(*at);
+    *at = copy;
+    return true;
+}

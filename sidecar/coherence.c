@@ -1,0 +1,371 @@
+/* coherence.c - which stored replies may be served: fills, kills, epochs and the lease. */
+#include "coherence.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "resp_read.h"
+
+enum { BUCKETS = 1024, FILL_MAGIC = 0x66696c6c, TTL_UNKNOWN = -3 };
+
+/* Open -> (joinable until the reply begins) -> both parts in -> stored or dropped, freed. */
+struct fill {
+    uint32_t magic;
+    uint8_t parts_owed; /* the value and the TTL */
+    bool attached;      /* still the fill of its view: nothing has changed the key */
+    bool begun;         /* reply bytes have come: too late to join */
+    bool keep;
+    struct fill *next; /* in its bucket */
+    void *waiters;
+    uint64_t hash, sent;
+    uint8_t ttl_len;
+    char ttl[28]; /* the reply to PTTL: ":<ms>\r\n" */
+    int64_t pttl;
+    char *value;
+    size_t value_len, value_cap;
+    size_t key_len, view_len;
+    char names[]; /* key, then view */
+};
+
+/* Writes of one key that are under way. */
+struct pending {
+    struct pending *next;
+    uint64_t hash;
+    uint64_t count;
+};
+
+struct coherence {
+    struct l1 *l1;
+    struct metrics *metrics;
+    struct coherence_options options;
+    bool enabled; /* there is an L1 at all */
+    bool up;
+    bool stored; /* since the last epoch: something to clear */
+    uint64_t proven;
+    uint64_t all_pending; /* writes whose keys can't be told */
+    uint64_t open_fills;
+    struct fill *fills[BUCKETS];
+    struct pending *writes[BUCKETS];
+};
+
+static size_t bucket(uint64_t hash) { return (size_t)(hash >> 17) % BUCKETS; }
+
+struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
+                                const struct coherence_options *options)
+{
+    struct coherence *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    struct l1_stats stats;
+    l1_get_stats(l1, &stats);
+    c->l1 = l1;
+    c->metrics = metrics;
+    c->options = *options;
+    c->enabled = stats.limit > 0;
+    return c;
+}
+
+void coherence_free(struct coherence *c)
+{
+    if (!c)
+        return;
+    assert(c->open_fills == 0);
+    for (size_t i = 0; i < BUCKETS; i++)
+        assert(!c->writes[i]);
+    free(c);
+}
+
+void coherence_set_options(struct coherence *c, const struct coherence_options *options)
+{
+    c->options = *options;
+}
+
+/* --- kills and epochs --------------------------------------------------------------------------- */
+
+static void detach(struct coherence *c, struct fill **at)
+{
+    struct fill *f = *at;
+    assert(f->attached);
+    *at = f->next;
+    f->next = NULL;
+    f->attached = false;
+    free(f->value);
+    f->value = NULL;
+    f->value_len = f->value_cap = 0;
+    c->metrics->fills_discarded++;
+}
+
+void coherence_kill(struct coherence *c, uint64_t hash)
+{
+    struct fill **at = &c->fills[bucket(hash)];
+    while (*at) {
+        if ((*at)->hash == hash)
+            detach(c, at);
+        else
+            at = &(*at)->next;
+    }
+    (void)l1_kill(c->l1, hash);
+}
+
+void coherence_new_epoch(struct coherence *c)
+{
+    for (size_t i = 0; i < BUCKETS && c->open_fills; i++)
+        while (c->fills[i])
+            detach(c, &c->fills[i]);
+    if (c->stored) {
+        l1_clear(c->l1);
+        c->stored = false;
+    }
+    c->metrics->epochs++;
+}
+
+void coherence_link_up(struct coherence *c, uint64_t proven)
+{
+    coherence_new_epoch(c);
+    c->up = true;
+    c->proven = proven;
+}
+
+void coherence_link_down(struct coherence *c)
+{
+    if (!c->up)
+        return;
+    c->up = false;
+    coherence_new_epoch(c);
+}
+
+void coherence_renew(struct coherence *c, uint64_t proven)
+{
+    if (c->up && proven > c->proven)
+        c->proven = proven;
+}
+
+uint64_t coherence_lease_age(const struct coherence *c, uint64_t now)
+{
+    return now > c->proven ? now - c->proven : 0;
+}
+
+bool coherence_serving(const struct coherence *c, uint64_t now)
+{
+    return c->up && coherence_lease_age(c, now) <= c->options.lease;
+}
+
+/* --- reads -------------------------------------------------------------------------------------- */
+
+bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
+                      struct l1_hit *hit)
+{
+    return coherence_serving(c, now) && l1_lookup(c->l1, view, now, hit);
+}
+
+static bool same_view(const struct fill *f, const struct l1_view *v)
+{
+    return f->hash == v->hash && f->key_len == v->key_len && f->view_len == v->view_len &&
+           memcmp(f->names, v->key, v->key_len) == 0 &&
+           memcmp(f->names + f->key_len, v->view, v->view_len) == 0;
+}
+
+static struct fill *find_fill(const struct coherence *c, const struct l1_view *view)
+{
+    struct fill *f = c->fills[bucket(view->hash)];
+    while (f && !same_view(f, view))
+        f = f->next;
+    return f;
+}
+
+static const struct pending *find_pending(const struct coherence *c, uint64_t hash)
+{
+    const struct pending *p = c->writes[bucket(hash)];
+    while (p && p->hash != hash)
+        p = p->next;
+    return p;
+}
+
+struct fill *coherence_join(const struct coherence *c, const struct l1_view *view)
+{
+    struct fill *f = find_fill(c, view);
+    return f && !f->begun ? f : NULL;
+}
+
+const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now)
+{
+    if (!c->enabled)
+        return "the L1 is off (l1.max_memory is 0)";
+    if (!c->up)
+        return "the invalidation link is down";
+    if (!coherence_serving(c, now))
+        return "the invalidation link has not answered within the lease";
+    if (c->all_pending)
+        return "a write of unknown keys is under way";
+    return find_pending(c, hash) ? "a write of the key is under way" : NULL;
+}
+
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, uint64_t now)
+{
+    if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash) ||
+        find_fill(c, view))
+        return NULL;
+    struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
+    if (!f)
+        return NULL;
+    *f = (struct fill){.magic = FILL_MAGIC,
+                       .parts_owed = 2,
+                       .attached = true,
+                       .hash = view->hash,
+                       .sent = now,
+                       .key_len = view->key_len,
+                       .view_len = view->view_len};
+    memcpy(f->names, view->key, view->key_len);
+    if (view->view_len)
+        memcpy(f->names + view->key_len, view->view, view->view_len);
+    f->next = c->fills[bucket(view->hash)];
+    c->fills[bucket(view->hash)] = f;
+    c->open_fills++;
+    return f;
+}
+
+void **coherence_fill_waiters(struct fill *f)
+{
+    assert(f->magic == FILL_MAGIC);
+    return &f->waiters;
+}
+
+static void detach_fill(struct coherence *c, struct fill *f)
+{
+    struct fill **at = &c->fills[bucket(f->hash)];
+    while (*at != f)
+        at = &(*at)->next;
+    detach(c, at);
+}
+
+void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n)
+{
+    assert(f->magic == FILL_MAGIC);
+    f->begun = true;
+    if (!f->attached)
+        return;
+    if (n > c->options.max_value - f->value_len) {
+        detach_fill(c, f);
+        return;
+    }
+    if (f->value_cap - f->value_len < n) {
+        size_t cap = f->value_len + n <= 2 * f->value_cap ? 2 * f->value_cap : f->value_len + n;
+        char *value = realloc(f->value, cap);
+        if (!value) {
+            detach_fill(c, f);
+            return;
+        }
+        f->value = value;
+        f->value_cap = cap;
+    }
+    memcpy(f->value + f->value_len, p, n);
+    f->value_len += n;
+}
+
+/* The deadline counts from before the value was asked for: an expired key is never served. */
+static void store(struct coherence *c, struct fill *f, uint64_t now)
+{
+    uint64_t life = c->options.ttl;
+    if (f->pttl >= 0 && (uint64_t)f->pttl < life)
+        life = (uint64_t)f->pttl;
+    struct l1_view view = {.key = f->names,
+                           .key_len = f->key_len,
+                           .hash = f->hash,
+                           .view = f->names + f->key_len,
+                           .view_len = f->view_len};
+    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life, now))
+        c->metrics->fills++;
+    c->stored = true;
+}
+
+/* Both parts are in: store it if nothing came between, and forget it. */
+static void part_done(struct coherence *c, struct fill *f, uint64_t now)
+{
+    assert(f->parts_owed > 0);
+    if (--f->parts_owed > 0)
+        return;
+    bool nil = f->value_len > 2 && memcmp(f->value, "$-", 2) == 0;
+    bool worth = f->keep && f->pttl >= -1 && f->value_len > 2 && !nil;
+    if (!f->attached) {
+        coherence_kill(c, f->hash);
+    } else {
+        if (worth)
+            store(c, f, now);
+        detach_fill(c, f);
+        c->metrics->fills_discarded -= worth; /* detach counts it, wrongly here */
+    }
+    c->open_fills--;
+    f->magic = 0;
+    free(f->value);
+    free(f);
+}
+
+void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, uint64_t now)
+{
+    assert(f->magic == FILL_MAGIC);
+    f->begun = true;
+    f->keep = keep;
+    part_done(c, f, now);
+}
+
+void coherence_fill_ttl(struct fill *f, const char *p, size_t n)
+{
+    assert(f->magic == FILL_MAGIC);
+    size_t room = sizeof f->ttl - f->ttl_len;
+    memcpy(f->ttl + f->ttl_len, p, n < room ? n : room);
+    f->ttl_len = (uint8_t)(f->ttl_len + (n < room ? n : room));
+}
+
+void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uint64_t now)
+{
+    assert(f->magic == FILL_MAGIC);
+    struct resp_reader reader = {f->ttl, f->ttl + f->ttl_len};
+    if (!whole || !resp_read_integer(&reader, &f->pttl))
+        f->pttl = TTL_UNKNOWN;
+    part_done(c, f, now);
+}
+
+/* --- writes ------------------------------------------------------------------------------------- */
+
+bool coherence_write_begin(struct coherence *c, uint64_t hash)
+{
+    struct pending *p = (struct pending *)find_pending(c, hash);
+    if (!p) {
+        p = malloc(sizeof *p);
+        if (!p)
+            return false;
+        *p = (struct pending){.hash = hash, .next = c->writes[bucket(hash)]};
+        c->writes[bucket(hash)] = p;
+    }
+    p->count++;
+    coherence_kill(c, hash);
+    return true;
+}
+
+void coherence_write_end(struct coherence *c, uint64_t hash)
+{
+    struct pending **at = &c->writes[bucket(hash)];
+    while (*at && (*at)->hash != hash)
+        at = &(*at)->next;
+    struct pending *p = *at;
+    assert(p && p->count > 0);
+    if (--p->count == 0) {
+        *at = p->next;
+        free(p);
+    }
+    coherence_kill(c, hash);
+}
+
+void coherence_write_all_begin(struct coherence *c)
+{
+    c->all_pending++;
+    coherence_new_epoch(c);
+}
+
+void coherence_write_all_end(struct coherence *c)
+{
+    assert(c->all_pending > 0);
+    c->all_pending--;
+    coherence_new_epoch(c);
+}

@@ -1,0 +1,85 @@
+/* coherence.h - which stored replies may be served: fills, kills, epochs and the lease.
+ *
+ * The rules of DESIGN section 5 over the L1's storage. Every read that is to be stored takes a fill
+ * first; whatever might change the key in the meantime detaches the fill, and a detached fill stores
+ * nothing. Time comes in as `now`, monotonic milliseconds.
+ *
+ *     kill(k)        every view of k is gone, its fill is detached
+ *     new epoch      everything is gone, every fill is detached
+ *     write(k)       kill(k) at send and at reply; no fill of k begins in between
+ */
+#ifndef NEARCACHE_COHERENCE_H
+#define NEARCACHE_COHERENCE_H
+
+#include "l1.h"
+#include "metrics.h"
+
+struct coherence;
+struct fill; /* a fill token: one reply on its way into the L1 */
+
+struct coherence_options {
+    uint64_t ttl;     /* longest life of an entry, ms */
+    uint64_t lease;   /* how long a proof that the link is alive counts, ms */
+    size_t max_value; /* longest reply kept, bytes */
+};
+
+/* The L1 and the metrics are borrowed. NULL: out of memory. */
+struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
+                                const struct coherence_options *options);
+/* No fill may be left. */
+void coherence_free(struct coherence *c);
+void coherence_set_options(struct coherence *c, const struct coherence_options *options);
+
+/* --- the link's side --------------------------------------------------------------------------- */
+
+/* The link is live from now on: the L1 starts empty. `proven`: when the PING that showed it was sent. */
+void coherence_link_up(struct coherence *c, uint64_t proven);
+void coherence_link_down(struct coherence *c);
+/* A PING sent at `proven` was answered. */
+void coherence_renew(struct coherence *c, uint64_t proven);
+/* The link is up and its last proof is not older than the lease. */
+bool coherence_serving(const struct coherence *c, uint64_t now);
+uint64_t coherence_lease_age(const struct coherence *c, uint64_t now);
+
+void coherence_kill(struct coherence *c, uint64_t hash);
+void coherence_new_epoch(struct coherence *c);
+
+/* --- reads -------------------------------------------------------------------------------------- */
+
+/* A stored reply that may be served. */
+bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
+                      struct l1_hit *hit);
+
+/* A fill of this view that is under way and whose reply has not begun: its owner may answer more
+ * than one client with it. NULL: there is none. */
+struct fill *coherence_join(const struct coherence *c, const struct l1_view *view);
+
+/* Begins a fill; `now` is the time at which the request is sent. The caller owes it one
+ * coherence_fill_value_end and one coherence_fill_ttl_end. NULL: nothing could be stored (no L1, no
+ * link, a write of the key under way, another fill under way) - just forward the read. */
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, uint64_t now);
+/* A place for the owner's list of waiting requests; NULL at first. */
+void **coherence_fill_waiters(struct fill *f);
+/* Bytes of the reply as they arrive. */
+void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n);
+/* The reply is complete and may be kept (unless it is a nil), or it was an error or never came. */
+void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, uint64_t now);
+/* Bytes of the reply to the key's PTTL, then its end: the key lives so long, or for ever (-1), or is not
+ * there (-2: nothing is stored), or the reply never came (not `whole`). */
+void coherence_fill_ttl(struct fill *f, const char *p, size_t n);
+void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uint64_t now);
+
+/* --- writes ------------------------------------------------------------------------------------- */
+
+/* Around every command that may change the key, from before it is sent until its reply, error or
+ * connection loss. False: out of memory, it must not be sent. */
+__attribute__((warn_unused_result)) bool coherence_write_begin(struct coherence *c, uint64_t hash);
+void coherence_write_end(struct coherence *c, uint64_t hash);
+/* The same where the keys can't be told. */
+void coherence_write_all_begin(struct coherence *c);
+void coherence_write_all_end(struct coherence *c);
+
+/* Why a reply of this key would not be stored or served now, for NEARCACHE KEY; NULL: it would. */
+const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now);
+
+#endif

@@ -1,0 +1,14 @@
+/* local.h - the commands that the proxy answers itself. */
+#ifndef NEARCACHE_LOCAL_H
+#define NEARCACHE_LOCAL_H
+
+#include "proxy.h"
+
+/* PING ECHO QUIT AUTH HELLO CLIENT .. INFO NEARCACHE ..; arity has been checked. */
+void local_run(struct proxy *p, struct caller *c, const struct command *command,
+               const struct resp_slice *argv, size_t argc);
+
+/* Whether a client has to authenticate before anything else. */
+bool local_auth_required(const struct proxy *p);
+
+#endif

@@ -1,0 +1,407 @@
+/* scoped.c - commands on the whole key space, kept to this service's namespace. */
+#include "scoped.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "query.h"
+#include "resp_read.h"
+#include "wire.h"
+
+#define SCAN_COUNT "1000" /* keys looked at per step: well under a millisecond of the server's time */
+enum { DBS_MAX = 16384 };
+
+static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
+
+/* --- forwarded with a pattern: SCAN and KEYS ---------------------------------------------------- */
+
+static struct request *expect(struct proxy *p, struct caller *c, struct upstream_conn *uc,
+                              enum resp_keys kind)
+{
+    const char *refusal = uc ? upstream_refusal(uc) : NO_MEMORY;
+    struct request *r = refusal ? NULL : request_new(c);
+    if (!r) {
+        p->metrics->upstream_errors++;
+        caller_answer_text(c, refusal ? refusal : NO_MEMORY);
+        return NULL;
+    }
+    r->source = uc;
+    r->rewriter = resp_rewriter_new(kind, p->ns->prefix);
+    if (r->rewriter && upstream_expect(uc, r, REPLY_FORWARD))
+        return r;
+    resp_rewriter_free(r->rewriter);
+    r->rewriter = NULL;
+    request_fail(r, NO_MEMORY);
+    return NULL;
+}
+
+/* The server takes the last MATCH; every one gets the prefix. Without one we add our own. */
+void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc)
+{
+    struct upstream_conn *uc = upstream_get(p->upstream, c->db, (uint32_t)(c->id % 0xffffffu));
+    struct request *r = expect(p, c, uc, RESP_KEYS_SCAN);
+    if (!r)
+        return;
+    bool match = false;
+    for (size_t i = 2; i + 1 < argc; i += 2)
+        match |= resp_slice_is(argv[i], "match");
+    bool add = !match && argc % 2 == 0; /* an odd option is a syntax error: let the server say so */
+    struct chain *out = upstream_out(uc);
+    wire_header(out, '*', argc + (add ? 2 : 0));
+    for (size_t i = 0; i < argc; i++) {
+        if (i >= 3 && i % 2 == 1 && resp_slice_is(argv[i - 1], "match"))
+            wire_bulk2(out, p->ns->glob, argv[i]);
+        else
+            wire_bulk(out, argv[i]);
+    }
+    if (add) {
+        wire_bulk(out, wire_text("MATCH"));
+        wire_bulk2(out, p->ns->glob, wire_text("*"));
+    }
+    upstream_sent(uc);
+}
+
+static void run_keys(struct proxy *p, struct caller *c, struct resp_slice pattern)
+{
+    struct upstream_conn *uc = upstream_get(p->upstream, c->db, UPSTREAM_SCAN_LANE);
+    struct request *r = expect(p, c, uc, RESP_KEYS_ALL);
+    if (!r)
+        return;
+    r->exclusive = c->exclusive = true;
+    struct chain *out = upstream_out(uc);
+    wire_header(out, '*', 2);
+    wire_bulk(out, wire_text("KEYS"));
+    wire_bulk2(out, p->ns->glob, pattern);
+    upstream_sent(uc);
+}
+
+/* --- walks -------------------------------------------------------------------------------------- */
+
+/* A walk over the namespace in one database after the other: SCAN, then what is done with the keys
+ * found, then SCAN again, until the cursor is back at 0. */
+struct walk {
+    struct query query; /* first: a query is its walk */
+    struct proxy *proxy;
+    struct request *request;
+    void (*keys)(struct walk *w, struct resp_reader keys, size_t n); /* of one step; must go on */
+    void (*end)(struct walk *w);
+    char cursor[24];
+    uint32_t db;
+    uint64_t count;
+    bool wrapped; /* RANDOMKEY: started somewhere, has passed 0 */
+    bool flushes;
+    uint32_t *dbs; /* still to be flushed */
+    size_t n_dbs;
+};
+
+static void walk_free(struct walk *w)
+{
+    if (w->flushes)
+        coherence_write_all_end(w->proxy->coherence);
+    free(w->dbs);
+    free(w);
+}
+
+static void walk_answer(struct walk *w, const char *reply, size_t n)
+{
+    struct request *r = w->request;
+    walk_free(w);
+    request_bytes(r, reply, n);
+    request_done(r);
+}
+
+static void walk_fail(struct walk *w, const char *error)
+{
+    struct request *r = w->request;
+    w->proxy->metrics->upstream_errors++;
+    walk_free(w);
+    request_fail(r, error);
+}
+
+static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc,
+                      void (*done)(struct query *q, const char *reply, size_t n,
+                                   const char *error))
+{
+    w->query.done = done;
+    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, UPSTREAM_SCAN_LANE), argv, argc);
+}
+
+static void scan_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct walk *w = (struct walk *)q;
+    struct resp_reader reader = {reply, reply + n};
+    struct resp_slice cursor;
+    size_t parts, keys;
+    if (error) {
+        walk_fail(w, error);
+    } else if (n && *reply == '-') {
+        char line[256];
+        snprintf(line, sizeof line, "%.*s", (int)(n < 250 ? n : 250), reply);
+        walk_fail(w, line);
+    } else if (!resp_read_array(&reader, &parts) || parts != 2 ||
+               !resp_read_bulk(&reader, &cursor) || cursor.len >= sizeof w->cursor ||
+               !resp_read_array(&reader, &keys)) {
+        walk_fail(w, "-NEARCACHE the upstream's SCAN reply could not be read\r\n");
+    } else {
+        memcpy(w->cursor, cursor.data, cursor.len);
+        w->cursor[cursor.len] = '\0';
+        w->keys(w, reader, keys);
+    }
+}
+
+static void walk_step(struct walk *w)
+{
+    const struct namespace *ns = w->proxy->ns;
+    char *pattern = malloc(ns->glob.len + 1);
+    if (!pattern) {
+        walk_fail(w, NO_MEMORY);
+        return;
+    }
+    memcpy(pattern, ns->glob.data, ns->glob.len);
+    pattern[ns->glob.len] = '*';
+    walk_send(w,
+              (struct resp_slice[]){wire_text("SCAN"), wire_text(w->cursor), wire_text("MATCH"),
+                                    {pattern, ns->glob.len + 1}, wire_text("COUNT"),
+                                    wire_text(SCAN_COUNT)},
+              6, scan_done);
+    free(pattern);
+}
+
+static bool at_end(const struct walk *w) { return strcmp(w->cursor, "0") == 0; }
+
+static void walk_on(struct walk *w)
+{
+    if (at_end(w))
+        w->end(w);
+    else
+        walk_step(w);
+}
+
+static struct walk *walk_new(struct proxy *p, struct caller *c)
+{
+    struct walk *w = calloc(1, sizeof *w);
+    struct request *r = w ? request_new(c) : NULL;
+    if (!r) {
+        free(w);
+        caller_answer_text(c, NO_MEMORY);
+        return NULL;
+    }
+    r->exclusive = c->exclusive = true;
+    w->proxy = p;
+    w->request = r;
+    w->db = c->db;
+    memcpy(w->cursor, "0", 2);
+    return w;
+}
+
+/* --- DBSIZE ------------------------------------------------------------------------------------- */
+
+static void count_keys(struct walk *w, struct resp_reader keys, size_t n)
+{
+    (void)keys;
+    w->count += n;
+    walk_on(w);
+}
+
+static void answer_count(struct walk *w)
+{
+    char reply[RESP_HEADER_MAX];
+    walk_answer(w, reply, (size_t)(resp_put_integer(reply, (int64_t)w->count) - reply));
+}
+
+/* --- RANDOMKEY: SCAN from a random place, once around ------------------------------------------- */
+
+static uint64_t some_number(void)
+{
+    uint64_t x;
+    evutil_secure_rng_get_bytes(&x, sizeof x);
+    return x;
+}
+
+static void answer_key(struct walk *w, struct resp_slice full)
+{
+    struct resp_slice name;
+    char *reply = malloc(RESP_HEADER_MAX + full.len + 2);
+    if (!reply || !namespace_strip(w->proxy->ns, full, &name)) {
+        free(reply);
+        walk_fail(w, NO_MEMORY);
+        return;
+    }
+    walk_answer(w, reply, (size_t)(resp_put_bulk(reply, name) - reply));
+    free(reply);
+}
+
+static void pick_key(struct walk *w, struct resp_reader keys, size_t n)
+{
+    struct resp_slice key = {0};
+    size_t pick = n ? some_number() % n : 0;
+    for (size_t i = 0; n && i <= pick; i++)
+        if (!resp_read_bulk(&keys, &key))
+            n = 0;
+    if (n)
+        answer_key(w, key);
+    else if (at_end(w) && w->wrapped)
+        walk_answer(w, "$-1\r\n", 5);
+    else {
+        w->wrapped |= at_end(w);
+        walk_step(w);
+    }
+}
+
+/* --- FLUSHDB, FLUSHALL: SCAN and UNLINK --------------------------------------------------------- */
+
+static void unlink_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct walk *w = (struct walk *)q;
+    if (error)
+        walk_fail(w, error);
+    else if (n && *reply == '-') {
+        char line[256];
+        snprintf(line, sizeof line, "%.*s", (int)(n < 250 ? n : 250), reply);
+        walk_fail(w, line);
+    } else {
+        walk_on(w);
+    }
+}
+
+static void unlink_keys(struct walk *w, struct resp_reader keys, size_t n)
+{
+    if (n == 0) {
+        walk_on(w);
+        return;
+    }
+    struct resp_slice *argv = calloc(n + 1, sizeof *argv);
+    bool ok = argv != NULL;
+    if (ok)
+        argv[0] = wire_text("UNLINK");
+    for (size_t i = 0; ok && i < n; i++) {
+        struct resp_slice name;
+        ok = resp_read_bulk(&keys, &argv[1 + i]) &&
+             namespace_strip(w->proxy->ns, argv[1 + i], &name);
+    }
+    if (ok)
+        walk_send(w, argv, n + 1, unlink_done);
+    else
+        walk_fail(w, NO_MEMORY);
+    free(argv);
+}
+
+static void next_db(struct walk *w)
+{
+    if (w->n_dbs == 0) {
+        walk_answer(w, "+OK\r\n", 5);
+        return;
+    }
+    w->db = w->dbs[--w->n_dbs];
+    walk_step(w);
+}
+
+/* INFO keyspace: "db0:keys=1,...\r\n" for every database that has keys. */
+static void keyspace_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct walk *w = (struct walk *)q;
+    if (error) {
+        walk_fail(w, error);
+        return;
+    }
+    w->dbs = calloc(DBS_MAX, sizeof *w->dbs);
+    if (!w->dbs) {
+        walk_fail(w, NO_MEMORY);
+        return;
+    }
+    const char *end = reply + n;
+    for (const char *line = reply; line < end && w->n_dbs < DBS_MAX;) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        stop = stop ? stop : end;
+        if (stop - line > 3 && memcmp(line, "db", 2) == 0)
+            w->dbs[w->n_dbs++] = (uint32_t)strtoul(line + 2, NULL, 10);
+        line = stop + 1;
+    }
+    next_db(w);
+}
+
+static void start_flush(struct walk *w)
+{
+    w->flushes = true;
+    w->keys = unlink_keys;
+    w->end = next_db;
+    coherence_write_all_begin(w->proxy->coherence);
+}
+
+static void flush_all(struct walk *w)
+{
+    start_flush(w);
+    walk_send(w, (struct resp_slice[]){wire_text("INFO"), wire_text("keyspace")}, 2,
+              keyspace_done);
+}
+
+static bool flush_syntax(const struct resp_slice *argv, size_t argc)
+{
+    return argc == 1 ||
+           (argc == 2 && (resp_slice_is(argv[1], "async") || resp_slice_is(argv[1], "sync")));
+}
+
+static void run_flush(struct proxy *p, struct caller *c, bool all, const struct resp_slice *argv,
+                      size_t argc)
+{
+    if (!flush_syntax(argv, argc)) {
+        caller_answer_error(c, "ERR syntax error");
+        return;
+    }
+    struct walk *w = walk_new(p, c);
+    if (!w)
+        return;
+    if (all) {
+        flush_all(w);
+        return;
+    }
+    start_flush(w);
+    walk_step(w);
+}
+
+/* --- dispatch ----------------------------------------------------------------------------------- */
+
+static void run_dbsize(struct proxy *p, struct caller *c)
+{
+    struct walk *w = walk_new(p, c);
+    if (!w)
+        return;
+    w->keys = count_keys;
+    w->end = answer_count;
+    walk_step(w);
+}
+
+static void run_randomkey(struct proxy *p, struct caller *c)
+{
+    struct walk *w = walk_new(p, c);
+    if (!w)
+        return;
+    w->keys = pick_key;
+    snprintf(w->cursor, sizeof w->cursor, "%llu", (unsigned long long)(some_number() >> 1));
+    walk_step(w);
+}
+
+void scoped_run(struct proxy *p, struct caller *c, uint16_t id, const struct resp_slice *argv,
+                size_t argc)
+{
+    switch (id) {
+    case COMMAND_ID_KEYS:
+        run_keys(p, c, argv[1]);
+        break;
+    case COMMAND_ID_DBSIZE:
+        run_dbsize(p, c);
+        break;
+    case COMMAND_ID_RANDOMKEY:
+        run_randomkey(p, c);
+        break;
+    case COMMAND_ID_FLUSHDB:
+        run_flush(p, c, false, argv, argc);
+        break;
+    default:
+        assert(id == COMMAND_ID_FLUSHALL);
+        run_flush(p, c, true, argv, argc);
+        break;
+    }
+}

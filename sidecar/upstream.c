@@ -1,0 +1,516 @@
+/* upstream.c - pipelined connections to the shared Redis. */
+#include "upstream.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backoff.h"
+#include "wire.h"
+
+enum {
+    HOLD_MAX = 100,         /* ms that one reply may hold the others up in all */
+    IDLE_MAX = 60 * 1000,   /* ms until an unused extra connection is closed */
+    HANDSHAKE_REPLIES = 3,  /* AUTH, SELECT, CLIENT SETNAME */
+    ERROR_MAX = 256,
+};
+
+enum upstream_conn_state { UC_IDLE, UC_CONNECTING, UC_HANDSHAKE, UC_READY, UC_BACKOFF };
+
+struct owed {
+    void *owner;
+    unsigned tag;
+};
+
+/* Replies owed, oldest first: a ring that grows. */
+struct owed_ring {
+    struct owed *v;
+    size_t first, n, cap; /* cap: a power of two */
+};
+
+/* Replies that our own handshake waits for, in order. */
+enum handshake_step { STEP_AUTH, STEP_SELECT, STEP_SETNAME };
+
+struct upstream_conn {
+    struct upstream *upstream;
+    struct upstream_conn *next;
+    uint32_t db, slot;
+    uint8_t state;
+    struct conn *conn;
+    struct resp_framer framer;
+    struct owed_ring owed;
+    struct chain waiting; /* commands taken before the connection is ready */
+    uint8_t steps[HANDSHAKE_REPLIES];
+    unsigned step, n_steps;
+    uint64_t deadline;  /* of connect and handshake */
+    uint64_t progress;  /* when bytes last came, or when the FIFO began to wait */
+    uint64_t retry_at;
+    uint64_t last_used;
+    struct backoff backoff;
+    bool held;
+    uint64_t held_since, held_for;
+    char line[ERROR_MAX]; /* start of an error reply of the handshake */
+    size_t line_len;
+    char error[ERROR_MAX]; /* "-NEARCACHE ...\r\n" */
+    bool no_such_db;
+};
+
+struct upstream {
+    struct loop *loop;
+    struct upstream_options options;
+    struct upstream_callbacks callbacks;
+    void *ctx;
+    struct log *log;
+    struct metrics *metrics;
+    struct upstream_conn *conns;
+    char last_error[ERROR_MAX];
+};
+
+/* --- the ring of owed replies ------------------------------------------------------------------- */
+
+static bool ring_push(struct owed_ring *r, struct owed o)
+{
+    if (r->n == r->cap) {
+        size_t cap = r->cap ? 2 * r->cap : 64;
+        struct owed *v = malloc(cap * sizeof *v);
+        if (!v)
+            return false;
+        for (size_t i = 0; i < r->n; i++)
+            v[i] = r->v[(r->first + i) & (r->cap - 1)];
+        free(r->v);
+        *r = (struct owed_ring){.v = v, .n = r->n, .cap = cap};
+    }
+    r->v[(r->first + r->n++) & (r->cap - 1)] = o;
+    return true;
+}
+
+static struct owed ring_pop(struct owed_ring *r)
+{
+    assert(r->n > 0);
+    struct owed o = r->v[r->first];
+    r->first = (r->first + 1) & (r->cap - 1);
+    if (--r->n == 0 && r->cap > 4096) { /* memory comes back after a burst */
+        free(r->v);
+        *r = (struct owed_ring){0};
+    }
+    return o;
+}
+
+/* --- states ------------------------------------------------------------------------------------- */
+
+static const struct conn_callbacks conn_callbacks;
+
+static void set_state(struct upstream_conn *uc, enum upstream_conn_state to)
+{
+    static const uint8_t from[] = {
+        [UC_IDLE] = 1 << UC_READY,
+        [UC_CONNECTING] = 1 << UC_IDLE | 1 << UC_BACKOFF,
+        [UC_HANDSHAKE] = 1 << UC_CONNECTING,
+        [UC_READY] = 1 << UC_HANDSHAKE,
+        [UC_BACKOFF] = 1 << UC_CONNECTING | 1 << UC_HANDSHAKE | 1 << UC_READY,
+    };
+    assert(from[to] & (1 << uc->state));
+    uc->state = (uint8_t)to;
+}
+
+static void tell_all_lost(struct upstream_conn *uc)
+{
+    struct upstream *u = uc->upstream;
+    struct owed_ring lost = uc->owed;
+    uc->owed = (struct owed_ring){0};
+    while (lost.n) {
+        struct owed o = ring_pop(&lost);
+        u->callbacks.lost(u->ctx, o.owner, o.tag, uc->error);
+    }
+    free(lost.v);
+}
+
+static void drop_connection(struct upstream_conn *uc)
+{
+    if (uc->conn)
+        conn_close(uc->conn);
+    uc->conn = NULL;
+    uc->held = false;
+    uc->framer = (struct resp_framer){0};
+    chain_clear(&uc->waiting);
+}
+
+static const char *log_hint(const struct upstream_conn *uc)
+{
+    return uc->backoff.failures == 1 && uc->upstream->options.address->path == NULL
+               ? "is a Redis listening there? start one or give another --upstream; nearcache keeps trying"
+               : NULL;
+}
+
+static void fail(struct upstream_conn *uc, const char *why)
+{
+    struct upstream *u = uc->upstream;
+    bool was_ready = uc->state == UC_READY;
+    set_state(uc, UC_BACKOFF);
+    if (was_ready)
+        uc->backoff.failures = 0;
+    uc->retry_at = loop_now(u->loop) + backoff_next(&uc->backoff);
+    u->metrics->upstream_failures++;
+    if (!uc->no_such_db)
+        snprintf(uc->error, sizeof uc->error, "-NEARCACHE upstream %s unavailable: %s\r\n",
+                 u->options.address->label, why);
+    snprintf(u->last_error, sizeof u->last_error, "%s", why);
+    if (!uc->no_such_db && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
+        log_write(u->log, LOG_WARN, was_ready ? "upstream_lost" : "upstream_unavailable",
+                  "upstream", u->options.address->label, "why", why, "hint", log_hint(uc), NULL);
+    drop_connection(uc);
+    tell_all_lost(uc);
+}
+
+static void start(struct upstream_conn *uc)
+{
+    struct upstream *u = uc->upstream;
+    const struct upstream_address *a = u->options.address;
+    set_state(uc, UC_CONNECTING);
+    uc->deadline = loop_now(u->loop) + u->options.connect_timeout;
+    uc->no_such_db = false;
+    uc->conn = conn_connect(u->loop, a->host, a->port, a->path, &conn_callbacks, uc);
+    if (!uc->conn)
+        fail(uc, "out of memory");
+}
+
+/* --- handshake ---------------------------------------------------------------------------------- */
+
+static void step(struct upstream_conn *uc, enum handshake_step what,
+                 const struct resp_slice *argv, size_t argc)
+{
+    assert(uc->n_steps < HANDSHAKE_REPLIES);
+    uc->steps[uc->n_steps++] = (uint8_t)what;
+    wire_command(conn_out(uc->conn), argv, argc);
+}
+
+static void become_ready(struct upstream_conn *uc)
+{
+    struct upstream *u = uc->upstream;
+    set_state(uc, UC_READY);
+    if (uc->backoff.failures)
+        log_write(u->log, LOG_INFO, "upstream_connected", "upstream", u->options.address->label,
+                  NULL);
+    uc->backoff.failures = 0;
+    uc->progress = uc->last_used = loop_now(u->loop);
+    chain_move(conn_out(uc->conn), &uc->waiting);
+    conn_send(uc->conn);
+}
+
+static void on_connected(void *ctx)
+{
+    struct upstream_conn *uc = ctx;
+    const struct upstream_address *a = uc->upstream->options.address;
+    char db[16];
+    snprintf(db, sizeof db, "%u", (unsigned)uc->db);
+    set_state(uc, UC_HANDSHAKE);
+    uc->upstream->metrics->upstream_connects++;
+    uc->step = uc->n_steps = 0;
+    uc->line_len = 0;
+    if (a->password && a->user)
+        step(uc, STEP_AUTH,
+             (struct resp_slice[]){wire_text("AUTH"), wire_text(a->user), wire_text(a->password)}, 3);
+    else if (a->password)
+        step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), wire_text(a->password)}, 2);
+    if (uc->db)
+        step(uc, STEP_SELECT, (struct resp_slice[]){wire_text("SELECT"), wire_text(db)}, 2);
+    step(uc, STEP_SETNAME,
+         (struct resp_slice[]){wire_text("CLIENT"), wire_text("SETNAME"),
+                               wire_text(uc->upstream->options.client_name)},
+         3);
+    conn_send(uc->conn);
+}
+
+static void handshake_bytes(struct upstream_conn *uc, const char *p, size_t n)
+{
+    size_t room = sizeof uc->line - 1 - uc->line_len;
+    size_t part = n < room ? n : room;
+    memcpy(uc->line + uc->line_len, p, part);
+    uc->line_len += part;
+    uc->line[uc->line_len] = '\0';
+}
+
+/* False: the connection was given up. */
+static bool handshake_reply(struct upstream_conn *uc, char type)
+{
+    enum handshake_step step = uc->steps[uc->step++];
+    char line[ERROR_MAX];
+    memcpy(line, uc->line, uc->line_len);
+    line[uc->line_len] = '\0';
+    uc->line_len = 0;
+    /* A server that refuses SETNAME but nothing else (an ACL) can be lived with; NOAUTH and LOADING
+     * meet every command. */
+    bool fatal = type == '-' && (step != STEP_SETNAME || strncmp(line, "-NOPERM", 7) != 0);
+    if (fatal && step == STEP_SELECT && strncmp(line, "-ERR", 4) == 0) {
+        uc->no_such_db = true; /* the client gets the server's own words */
+        memcpy(uc->error, line, sizeof uc->error);
+    }
+    if (fatal) {
+        line[strcspn(line, "\r\n")] = '\0';
+        fail(uc, line + 1);
+        return false;
+    }
+    if (uc->step == uc->n_steps)
+        become_ready(uc);
+    return true;
+}
+
+/* --- replies ------------------------------------------------------------------------------------ */
+
+static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
+{
+    struct upstream *u = uc->upstream;
+    if (uc->state == UC_HANDSHAKE) {
+        handshake_bytes(uc, p, n);
+        return;
+    }
+    struct owed *o = &uc->owed.v[uc->owed.first];
+    u->callbacks.bytes(u->ctx, o->owner, o->tag, p, n);
+}
+
+/* False: the connection is gone. */
+static bool pass_done(struct upstream_conn *uc, char type)
+{
+    struct upstream *u = uc->upstream;
+    if (uc->state == UC_HANDSHAKE)
+        return handshake_reply(uc, type);
+    struct owed o = ring_pop(&uc->owed);
+    uc->held_for = 0;
+    u->callbacks.done(u->ctx, o.owner, o.tag, type);
+    return uc->conn != NULL;
+}
+
+static size_t on_bytes(void *ctx, const char *p, size_t n)
+{
+    struct upstream_conn *uc = ctx;
+    size_t at = 0;
+    uc->progress = loop_now(uc->upstream->loop);
+    while (at < n) {
+        if (uc->state == UC_READY && uc->owed.n == 0) {
+            fail(uc, "it sent a reply that nobody asked for");
+            return n;
+        }
+        size_t used = 0;
+        enum resp_status status = resp_frame(&uc->framer, p + at, n - at, &used);
+        if (status == RESP_BAD) {
+            fail(uc, "it sent something that is not RESP");
+            return n;
+        }
+        pass_bytes(uc, p + at, used);
+        at += used;
+        if (status == RESP_MORE || !pass_done(uc, uc->framer.type))
+            return n;
+    }
+    return n;
+}
+
+static void on_ended(void *ctx, bool eof, const char *why)
+{
+    (void)eof;
+    fail(ctx, why);
+}
+
+static const struct conn_callbacks conn_callbacks = {
+    .bytes = on_bytes, .connected = on_connected, .ended = on_ended};
+
+/* --- sending ------------------------------------------------------------------------------------ */
+
+static struct upstream_conn *new_conn(struct upstream *u, uint32_t db, uint32_t slot)
+{
+    struct upstream_conn *uc = calloc(1, sizeof *uc);
+    if (!uc)
+        return NULL;
+    uc->upstream = u;
+    uc->db = db;
+    uc->slot = slot;
+    chain_init(&uc->waiting, &u->loop->pool);
+    evutil_secure_rng_get_bytes(&uc->backoff.random, sizeof uc->backoff.random);
+    uc->next = u->conns;
+    u->conns = uc;
+    return uc;
+}
+
+struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slot)
+{
+    if (slot != UPSTREAM_SCAN_LANE)
+        slot %= u->options.connections;
+    struct upstream_conn *uc = u->conns;
+    while (uc && (uc->db != db || uc->slot != slot))
+        uc = uc->next;
+    if (!uc)
+        uc = new_conn(u, db, slot);
+    if (uc && uc->state == UC_IDLE)
+        start(uc);
+    /* A database that was not there may be there after a restart: ask again. */
+    else if (uc && uc->state == UC_BACKOFF && uc->no_such_db)
+        start(uc);
+    return uc;
+}
+
+const char *upstream_refusal(struct upstream_conn *uc)
+{
+    return uc->state == UC_BACKOFF ? uc->error : NULL;
+}
+
+bool upstream_expect(struct upstream_conn *uc, void *owner, unsigned tag)
+{
+    uint64_t now = loop_now(uc->upstream->loop);
+    if (uc->owed.n == 0)
+        uc->progress = now;
+    uc->last_used = now;
+    uc->upstream->metrics->upstream_requests++;
+    return ring_push(&uc->owed, (struct owed){owner, tag});
+}
+
+struct chain *upstream_out(struct upstream_conn *uc)
+{
+    return uc->state == UC_READY ? conn_out(uc->conn) : &uc->waiting;
+}
+
+void upstream_sent(struct upstream_conn *uc)
+{
+    if (uc->state == UC_READY)
+        conn_send(uc->conn);
+}
+
+/* --- slow readers ------------------------------------------------------------------------------- */
+
+bool upstream_hold(struct upstream_conn *uc)
+{
+    if (uc->held || uc->state != UC_READY)
+        return uc->held;
+    if (uc->held_for >= HOLD_MAX)
+        return false;
+    uc->held = true;
+    uc->held_since = loop_now(uc->upstream->loop);
+    conn_pause(uc->conn);
+    return true;
+}
+
+void upstream_release(struct upstream_conn *uc)
+{
+    if (!uc->held)
+        return;
+    uc->held = false;
+    uc->progress = loop_now(uc->upstream->loop);
+    uc->held_for += uc->progress - uc->held_since;
+    conn_resume(uc->conn);
+}
+
+/* --- time --------------------------------------------------------------------------------------- */
+
+static uint64_t reply_timeout(const struct upstream_conn *uc)
+{
+    const struct upstream_options *o = &uc->upstream->options;
+    return uc->slot == UPSTREAM_SCAN_LANE ? o->scan_timeout : o->timeout;
+}
+
+static bool is_extra(const struct upstream_conn *uc)
+{
+    return uc->slot == UPSTREAM_SCAN_LANE || uc->db != uc->upstream->options.address->db;
+}
+
+static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
+{
+    char why[96];
+    snprintf(why, sizeof why, "%s within %llu ms", what, (unsigned long long)ms);
+    fail(uc, why);
+}
+
+static void tick_ready(struct upstream_conn *uc, uint64_t now)
+{
+    if (uc->held && now - uc->held_since + uc->held_for > HOLD_MAX)
+        upstream_release(uc);
+    if (uc->owed.n && !uc->held && now > uc->progress + reply_timeout(uc))
+        fail_late(uc, "no reply", reply_timeout(uc));
+    else if (uc->owed.n == 0 && is_extra(uc) && now > uc->last_used + IDLE_MAX) {
+        set_state(uc, UC_IDLE);
+        drop_connection(uc);
+    }
+}
+
+static void tick_conn(struct upstream_conn *uc, uint64_t now)
+{
+    if ((uc->state == UC_CONNECTING || uc->state == UC_HANDSHAKE) && now > uc->deadline)
+        fail_late(uc, uc->state == UC_CONNECTING ? "no connection" : "no answer to the handshake",
+                  uc->upstream->options.connect_timeout);
+    else if (uc->state == UC_READY)
+        tick_ready(uc, now);
+    else if (uc->state == UC_BACKOFF && !uc->no_such_db && now >= uc->retry_at)
+        start(uc);
+}
+
+void upstream_tick(struct upstream *u, uint64_t now)
+{
+    for (struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        tick_conn(uc, now);
+}
+
+/* --- life --------------------------------------------------------------------------------------- */
+
+struct upstream *upstream_new(struct loop *loop, const struct upstream_options *options,
+                              const struct upstream_callbacks *callbacks, void *ctx,
+                              struct log *log, struct metrics *metrics)
+{
+    struct upstream *u = calloc(1, sizeof *u);
+    if (!u)
+        return NULL;
+    u->loop = loop;
+    u->options = *options;
+    u->callbacks = *callbacks;
+    u->ctx = ctx;
+    u->log = log;
+    u->metrics = metrics;
+    return u;
+}
+
+void upstream_free(struct upstream *u)
+{
+    if (!u)
+        return;
+    while (u->conns) {
+        struct upstream_conn *uc = u->conns;
+        snprintf(uc->error, sizeof uc->error, "-NEARCACHE shutting down\r\n");
+        drop_connection(uc);
+        tell_all_lost(uc);
+        u->conns = uc->next;
+        free(uc->owed.v);
+        free(uc);
+    }
+    free(u);
+}
+
+void upstream_set_timeouts(struct upstream *u, uint64_t connect, uint64_t reply, uint64_t scan)
+{
+    u->options.connect_timeout = connect;
+    u->options.timeout = reply;
+    u->options.scan_timeout = scan;
+}
+
+const char *upstream_state(const struct upstream *u)
+{
+    static const char *const names[] = {"idle", "connecting", "handshake", "up", "down"};
+    for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        if (uc->db == u->options.address->db && uc->slot == 0)
+            return names[uc->state];
+    return names[UC_IDLE];
+}
+
+const char *upstream_last_error(const struct upstream *u) { return u->last_error; }
+
+uint64_t upstream_pending(const struct upstream *u)
+{
+    uint64_t n = 0;
+    for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        n += uc->owed.n;
+    return n;
+}
+
+unsigned upstream_connected(const struct upstream *u)
+{
+    unsigned n = 0;
+    for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        n += uc->state == UC_READY;
+    return n;
+}

@@ -1,0 +1,77 @@
+/* upstream.h - pipelined connections to the shared Redis: handshake, FIFO of owed replies, deadlines,
+ * reconnect.
+ *
+ * Many clients share one connection per database; a second one, the scan lane, carries KEYS and other
+ * walks over the whole key space, so that they hold nobody up. What is appended during one turn
+ * leaves with one write. Whoever sends registers an owner and a tag for each reply, which come back
+ * with the reply's bytes, in order; what a tag means is the sender's business.
+ *
+ *     idle -> connecting -> handshake -> ready
+ *                ^             |           |
+ *                +-- backoff <-+-----------+      (everything owed is told `lost`)
+ */
+#ifndef NEARCACHE_UPSTREAM_H
+#define NEARCACHE_UPSTREAM_H
+
+#include "config.h"
+#include "conn.h"
+#include "log.h"
+#include "metrics.h"
+#include "resp.h"
+
+struct upstream;
+struct upstream_conn;
+
+struct upstream_callbacks {
+    /* Part of the reply that `owner` waits for; valid during the call. */
+    void (*bytes)(void *ctx, void *owner, unsigned tag, const char *p, size_t n);
+    /* It is complete; `type` is its first byte as in resp_framer. */
+    void (*done)(void *ctx, void *owner, unsigned tag, char type);
+    /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
+    void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
+};
+
+struct upstream_options {
+    const struct upstream_address *address; /* borrowed */
+    const char *client_name;                /* for CLIENT SETNAME; borrowed */
+    unsigned connections;                   /* shared ones per database */
+    uint64_t connect_timeout, timeout, scan_timeout; /* ms */
+};
+
+/* Connects nothing yet. NULL: out of memory. */
+struct upstream *upstream_new(struct loop *loop, const struct upstream_options *options,
+                              const struct upstream_callbacks *callbacks, void *ctx,
+                              struct log *log, struct metrics *metrics);
+/* Everything owed is told `lost` first. */
+void upstream_free(struct upstream *u);
+void upstream_set_timeouts(struct upstream *u, uint64_t connect, uint64_t reply, uint64_t scan);
+/* Deadlines and reconnects; to be called every few dozen milliseconds. */
+void upstream_tick(struct upstream *u, uint64_t now);
+
+/* The connection for a database; made when first asked for. Callers with the same `slot` share one
+ * and keep their order. NULL: out of memory. */
+#define UPSTREAM_SCAN_LANE UINT32_MAX
+struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slot);
+
+/* NULL: requests are taken (perhaps while still connecting). Otherwise the error line to answer. */
+const char *upstream_refusal(struct upstream_conn *uc);
+
+/* Sends: first upstream_expect for each reply, in order, then append the command to upstream_out and
+ * call upstream_sent. False: out of memory, nothing may be appended. */
+__attribute__((warn_unused_result)) bool upstream_expect(struct upstream_conn *uc, void *owner,
+                                                         unsigned tag);
+struct chain *upstream_out(struct upstream_conn *uc);
+void upstream_sent(struct upstream_conn *uc);
+
+/* Stops reading replies for a moment because the one at hand goes to a slow reader. False: it has
+ * had its share of everybody's time; it has to be buffered. */
+bool upstream_hold(struct upstream_conn *uc);
+void upstream_release(struct upstream_conn *uc);
+
+/* For INFO: state of the first shared connection of the default database, and the last error. */
+const char *upstream_state(const struct upstream *u);
+const char *upstream_last_error(const struct upstream *u);
+uint64_t upstream_pending(const struct upstream *u); /* replies owed on all connections */
+unsigned upstream_connected(const struct upstream *u);
+
+#endif
