@@ -11,14 +11,15 @@ enum {
     KEYS_MIN = 8,
 };
 
-/* --- the built-in rows ----------------------------------------------------------------------- */
-
+/* What a command does to a key, in the words of commands.def. */
 enum {
     ACCESS_READ = COMMAND_KEY_READ,
     ACCESS_WRITE = COMMAND_KEY_WRITE,
     ACCESS_UPDATE = COMMAND_KEY_READ | COMMAND_KEY_WRITE,
     ACCESS_NOT_KEY = COMMAND_KEY_NOT_KEY,
 };
+
+/* --- the built-in rows ----------------------------------------------------------------------- */
 
 /* clang-format off */
 #define F(flag) COMMAND_FLAG_##flag
@@ -27,7 +28,8 @@ enum {
 #define AT(access, position, found) \
     {.begin = COMMAND_BEGIN_INDEX, .flags = ACCESS_##access, .index = (position), found}
 #define AFTER(access, word, from, found) \
-    {.begin = COMMAND_BEGIN_KEYWORD, .flags = ACCESS_##access, .keyword = (word), .index = (from), found}
+    {.begin = COMMAND_BEGIN_KEYWORD, .flags = ACCESS_##access, .keyword = (word), \
+     .index = (from), found}
 #define UNKNOWN(access) \
     {.begin = COMMAND_BEGIN_UNKNOWN, .find = COMMAND_FIND_UNKNOWN, .flags = ACCESS_##access}
 #define RANGE(last_, step_, limit_) \
@@ -116,7 +118,7 @@ static struct slot *slot_for(const struct command_table *t, struct resp_slice na
 
 static struct command *find_top(const struct command_table *t, struct resp_slice name)
 {
-    return slot_for(t, name, hash_name(name))->command;
+    return name.len <= NAME_LEN_MAX ? slot_for(t, name, hash_name(name))->command : NULL;
 }
 
 static struct command *find_child(const struct command *container, struct resp_slice name)
@@ -288,7 +290,7 @@ static bool name_is_sane(const char *name)
 {
     size_t len = name ? strlen(name) : 0;
     for (size_t i = 0; i < len; i++)
-        if (name[i] <= ' ' || name[i] == 0x7f)
+        if ((unsigned char)name[i] <= ' ' || name[i] == 0x7f)
             return false;
     return len > 0 && len <= NAME_LEN_MAX;
 }
@@ -514,8 +516,6 @@ struct listing {
     enum command_keys_status status;
 };
 
-enum { READ = COMMAND_KEY_READ, WRITE = COMMAND_KEY_WRITE, UPDATE = READ | WRITE };
-
 static void add(struct listing *l, size_t arg, enum command_arg kind, uint8_t flags)
 {
     struct command_keys *keys = l->keys;
@@ -549,7 +549,7 @@ static void add_keys(struct listing *l, size_t from, size_t to, uint8_t flags)
  * all, then they are keys of ours. */
 static void add_rest(struct listing *l, size_t from)
 {
-    add_keys(l, from, l->argc, UPDATE);
+    add_keys(l, from, l->argc, ACCESS_UPDATE);
 }
 
 /* Is argv[i] the word, whatever the case of either? The server's strcasecmp ends at a NUL byte, and
@@ -586,7 +586,7 @@ static size_t skip_option(const struct listing *l, size_t i, const struct option
 static void walk_sort(struct listing *l)
 {
     static const struct option plain[] = {{"asc", 0}, {"desc", 0}, {"alpha", 0}, {"limit", 2}};
-    add_keys(l, 1, 2, READ);
+    add_keys(l, 1, 2, ACCESS_READ);
     for (size_t i = 2, n; i < l->argc; i += n) {
         n = skip_option(l, i, plain, COUNT_OF(plain));
         if (n)
@@ -595,13 +595,13 @@ static void walk_sort(struct listing *l)
         struct resp_slice name = l->argv[operand ? i + 1 : i];
         n = 2;
         if (operand && is_word(l, i, "store")) {
-            add_key(l, i + 1, WRITE);
+            add_key(l, i + 1, ACCESS_WRITE);
         } else if (operand && is_word(l, i, "by")) {
             if (name.len && memchr(name.data, '*', name.len)) /* without it: don't sort */
-                add(l, i + 1, COMMAND_ARG_PATTERN, READ);
+                add(l, i + 1, COMMAND_ARG_PATTERN, ACCESS_READ);
         } else if (operand && is_word(l, i, "get")) {
             if (!is_word(l, i + 1, "#")) /* the element itself */
-                add(l, i + 1, COMMAND_ARG_PATTERN, READ);
+                add(l, i + 1, COMMAND_ARG_PATTERN, ACCESS_READ);
         } else {
             add_rest(l, i);
             return;
@@ -616,7 +616,7 @@ static void walk_georadius(struct listing *l, size_t options)
     static const struct option plain[] = {{"withdist", 0}, {"withhash", 0}, {"withcoord", 0},
                                           {"any", 0},      {"asc", 0},      {"desc", 0},
                                           {"count", 1}};
-    add_keys(l, 1, 2, READ);
+    add_keys(l, 1, 2, ACCESS_READ);
     for (size_t i = options, n; i < l->argc; i += n) {
         n = skip_option(l, i, plain, COUNT_OF(plain));
         if (n)
@@ -626,7 +626,7 @@ static void walk_georadius(struct listing *l, size_t options)
             add_rest(l, i);
             return;
         }
-        add_key(l, i + 1, WRITE);
+        add_key(l, i + 1, ACCESS_WRITE);
         n = 2;
     }
 }
@@ -648,7 +648,7 @@ static void walk_xread(struct listing *l)
     else if (operands % 2)
         add_rest(l, first);
     else
-        add_keys(l, first, first + operands / 2, READ);
+        add_keys(l, first, first + operands / 2, ACCESS_READ);
 }
 
 /* MIGRATE host port key|"" db timeout [COPY] [REPLACE] [AUTH password] [AUTH2 user password]
@@ -663,7 +663,7 @@ static void walk_migrate(struct listing *l)
         i += n;
     bool keys = i < l->argc && is_word(l, i, "keys");
     if (!keys || l->argv[3].len > 0)
-        add_key(l, 3, UPDATE);
+        add_key(l, 3, ACCESS_UPDATE);
     add_rest(l, keys ? i + 1 : i);
 }
 
@@ -826,6 +826,14 @@ static void put_quoted(struct text *t, struct resp_slice s, size_t max)
     put(t, s.data, strnlen(s.data, s.len < max ? s.len : max));
 }
 
+static struct text begin_line(char *buf)
+{
+    struct text t = {.len = 0};
+    t.buf = buf;
+    put_string(&t, "-ERR ");
+    return t;
+}
+
 /* Line breaks become spaces; the reply's own is added. Returns the length. */
 static size_t end_line(struct text *t)
 {
@@ -838,8 +846,8 @@ static size_t end_line(struct text *t)
 
 static size_t unknown_subcommand(const struct command *container, struct resp_slice name, char *buf)
 {
-    struct text t = {buf, 0};
-    put_string(&t, "-ERR unknown subcommand '");
+    struct text t = begin_line(buf);
+    put_string(&t, "unknown subcommand '");
     put_quoted(&t, name, QUOTED_MAX);
     put_string(&t, "'. Try ");
     for (const char *p = container->name; *p; p++)
@@ -855,8 +863,8 @@ size_t command_unknown_error(const struct command_table *t, const struct resp_sl
     const struct command *container = find_top(t, argv[0]);
     if (container && container->subcommands && argc > 1)
         return unknown_subcommand(container, argv[1], buf);
-    struct text text = {buf, 0};
-    put_string(&text, "-ERR unknown command '");
+    struct text text = begin_line(buf);
+    put_string(&text, "unknown command '");
     put_quoted(&text, argv[0], QUOTED_MAX);
     put_string(&text, "', with args beginning with: ");
     size_t start = text.len;
@@ -871,8 +879,8 @@ size_t command_unknown_error(const struct command_table *t, const struct resp_sl
 
 size_t command_arity_error(const struct command *c, char buf[COMMAND_ERROR_MAX])
 {
-    struct text t = {buf, 0};
-    put_string(&t, "-ERR wrong number of arguments for '");
+    struct text t = begin_line(buf);
+    put_string(&t, "wrong number of arguments for '");
     put_string(&t, c->name);
     put_string(&t, "' command");
     return end_line(&t);

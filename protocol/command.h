@@ -1,8 +1,8 @@
 /* command.h - what a command is: its arity, flags, class, where its keys stand.
  *
  * The table starts from commands.def (generated from a real server's COMMAND output and joined with
- * our own columns by tests/commands/generate) and is extended at run time with what the upstream's own
- * COMMAND reports (modules, newer versions). libc only.
+ * our own columns by tests/commands/generate) and is extended at run time with what the upstream's
+ * own COMMAND reports (modules, newer versions). libc only.
  */
 #ifndef NEARCACHE_COMMAND_H
 #define NEARCACHE_COMMAND_H
@@ -43,9 +43,9 @@ struct command_key_spec {
     uint8_t begin; /* enum command_begin */
     uint8_t find;  /* enum command_find */
     uint8_t flags; /* COMMAND_KEY_... */
-    int index;     /* BEGIN_INDEX: position; BEGIN_KEYWORD: start_from, negative counts from the end */
-    const char *keyword; /* BEGIN_KEYWORD, upper case; owned by the table */
-    int last, step, limit;            /* FIND_RANGE: last key relative to the first, or from the end */
+    int index; /* BEGIN_INDEX: position; BEGIN_KEYWORD: start_from, negative counts from the end */
+    const char *keyword;   /* BEGIN_KEYWORD, upper case; owned by the table */
+    int last, step, limit; /* FIND_RANGE: last key relative to the first, or from the end */
     int keynum_index, first, keystep; /* FIND_KEYNUM: relative to the begin */
 };
 
@@ -61,11 +61,11 @@ enum command_walk {
 
 #define COMMAND_SPECS_MAX 8
 struct command {
-    const char *name; /* lower case, with its container: "get", "object|encoding" */
-    int arity;        /* as Redis: with the name(s); negative: at least */
-    uint32_t flags;   /* COMMAND_FLAG_... */
-    uint8_t class_;   /* enum command_class */
-    uint8_t walk;     /* enum command_walk */
+    const char *name;      /* lower case, with its container: "get", "object|encoding" */
+    int arity;             /* as Redis: with the name(s); negative: at least */
+    uint32_t flags;        /* COMMAND_FLAG_... */
+    uint8_t class_;        /* enum command_class */
+    uint8_t walk;          /* enum command_walk */
     uint8_t keys_in_reply; /* enum resp_keys */
     bool cacheable;        /* its reply depends on its one key alone (DESIGN section 8) */
     bool keys_unknown;     /* a write whose keys can't be listed: EVAL without keys, FCALL ... */
@@ -92,15 +92,22 @@ struct command_table;
 struct command_table *command_table_new(void);
 void command_table_free(struct command_table *t);
 
-/* Adds or, where `name` is known and was learned, replaces a command that the upstream reported. A row of commands.def
- * keeps our columns (class, cacheable, walk, reply rewrite) and its arity, flags and specs are taken
- * over from the server. The class of an unheard-of command follows from its flags: blocking, pubsub
- * without keys -> SESSION; admin -> ADMIN; write -> WRITE; else READ (never cacheable). A learned command whose
- * keys the specs can't tell (unknown begin or find, no specs although movablekeys is set) is kept with keys_unknown and
- * refused by command_keys(). `c` is copied. False: out of memory or the entry is malformed. */
+/* Adds or, where `name` is known and was learned, replaces a command that the upstream reported. A
+ * row of commands.def keeps our columns (class, cacheable, walk, reply rewrite) and its arity,
+ * flags and specs are taken over from the server. The class of an unheard-of command follows from
+ * its flags: blocking, pubsub without keys -> SESSION; admin -> ADMIN; write -> WRITE; else READ
+ * (never cacheable). A learned command whose keys the specs can't tell (unknown begin or find; no
+ * keys although its flags say movablekeys, write or readonly: it works on all of the data) is kept
+ * with keys_unknown and refused by command_list_keys(). An unheard-of sub-command of a built-in
+ * container has the container's class, unless that is READ. Specs are added to a built-in row's,
+ * never taken away (older servers report fewer), and a LOCAL or SCOPED row stays as it is. A
+ * container comes before its sub-commands, which may also hang at `c` and are learned with it. `c`
+ * is copied. False: out of memory or the entry is malformed. */
 RESP_WARN_UNUSED bool command_table_learn(struct command_table *t, const struct command *c);
-/* Forgets everything learned: the upstream may have been replaced. */
+/* Forgets everything learned: the upstream may have been replaced. A struct command stays readable
+ * until the table is freed, so that requests under way may keep theirs. */
 void command_table_forget(struct command_table *t);
+/* Every id is below it. */
 size_t command_table_count(const struct command_table *t);
 /* Calls `each` for every command and sub-command. */
 void command_table_each(const struct command_table *t,
@@ -111,10 +118,10 @@ const struct command *command_find(const struct command_table *t, const struct r
                                    size_t argc);
 
 /* Redis' own texts, with the leading "-ERR " and the CRLF, into buf (truncated as Redis truncates):
- *   unknown command 'foo', with args beginning with: 'a' 'b' 
+ *   unknown command 'foo', with args beginning with: 'a' 'b'
  *   unknown subcommand 'foo'. Try OBJECT HELP.
  *   wrong number of arguments for 'get' command
- * Bytes that would break the line (CR, LF, NUL) become spaces, as in Redis. */
+ * CR and LF become spaces and an argument ends at a NUL, as in Redis. argc is at least 1. */
 #define COMMAND_ERROR_MAX 512
 size_t command_unknown_error(const struct command_table *t, const struct resp_slice *argv,
                              size_t argc, char buf[COMMAND_ERROR_MAX]);
@@ -143,14 +150,14 @@ void command_keys_free(struct command_keys *keys);
 
 enum command_keys_status {
     COMMAND_KEYS_OK,
-    COMMAND_KEYS_REFUSE,    /* a learned command whose keys can't be told: forwarding it could reach
-                               another service's keys */
+    COMMAND_KEYS_REFUSE, /* a learned command whose keys can't be told: forwarding it could reach
+                            another service's keys */
     COMMAND_KEYS_NO_MEMORY,
 };
-/* Lists every argument that the server could take for a key. Where the arguments are malformed (a key
- * count that is no number or too large), the server will refuse the command before it looks at a key; then
- * every argument from the place in doubt on is listed, so that nothing escapes the namespace. keys->n
- * is overwritten. */
+/* Lists every argument that the server could take for a key. Where the arguments are malformed (a
+ * key count that is no number or too large), the server will refuse the command before it looks at
+ * a key; then every argument from the place in doubt on is listed, so that nothing escapes the
+ * namespace. keys->n is overwritten. */
 RESP_WARN_UNUSED enum command_keys_status command_list_keys(const struct command *c,
                                                             const struct resp_slice *argv,
                                                             size_t argc, struct command_keys *keys);

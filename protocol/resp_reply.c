@@ -232,7 +232,7 @@ static const char *step(struct resp_framer *f, const char *p, const char *end)
         end_element(f);
         return p + 1;
     }
-    assert(!"a framer is zero-initialised");
+    assert(false); /* a framer is zero-initialised */
     return NULL;
 }
 

@@ -2,7 +2,6 @@
  * and refused exactly as Redis 7.0 does. */
 #include "resp.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

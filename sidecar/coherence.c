@@ -108,6 +108,11 @@ void coherence_kill(struct coherence *c, uint64_t hash)
     (void)l1_kill(c->l1, hash);
 }
 
+void coherence_kill_key(struct coherence *c, const char *key, size_t len)
+{
+    coherence_kill(c, l1_hash(c->l1, key, len));
+}
+
 void coherence_new_epoch(struct coherence *c)
 {
     for (size_t i = 0; i < BUCKETS && c->open_fills; i++)

@@ -42,6 +42,7 @@ bool coherence_serving(const struct coherence *c, uint64_t now);
 uint64_t coherence_lease_age(const struct coherence *c, uint64_t now);
 
 void coherence_kill(struct coherence *c, uint64_t hash);
+void coherence_kill_key(struct coherence *c, const char *key, size_t len);
 void coherence_new_epoch(struct coherence *c);
 
 /* --- reads -------------------------------------------------------------------------------------- */

@@ -337,29 +337,36 @@ static uint32_t ghost_slot(const struct l1 *l1, uint32_t tag)
     return print << 16 | time;
 }
 
-/* A new slot pushes out its bucket's oldest. */
-static void ghost_put(struct l1 *l1, uint32_t tag)
-{
-    uint32_t *slot = ghost_bucket(l1, tag);
-    memmove(slot + 1, slot, (GHOST_WAYS - 1) * sizeof *slot);
-    slot[0] = ghost_slot(l1, tag);
-    l1->ghost_puts++;
-}
-
-static bool ghost_knows(const struct l1 *l1, uint32_t tag)
+/* True if the ghost remembers the key, and then no longer. */
+static bool ghost_take(struct l1 *l1, uint32_t tag)
 {
     /* By entries alone, an empty cache would never let a large value in. */
     uint64_t window = l1->stats.entries + l1->stats.entries / 2;
     if (window < l1->n_ghost)
         window = l1->n_ghost;
-    const uint32_t *slot = ghost_bucket(l1, tag);
+    uint32_t *slot = ghost_bucket(l1, tag);
     uint32_t now = ghost_slot(l1, tag);
     for (int i = 0; i < GHOST_WAYS; i++) {
         uint32_t age = (now - slot[i]) % GHOST_TICKS;
-        if (now >> 16 == slot[i] >> 16 && age <= window >> l1->ghost_tick)
-            return true;
+        if (now >> 16 == slot[i] >> 16) {
+            slot[i] = 0;
+            return age <= window >> l1->ghost_tick;
+        }
     }
     return false;
+}
+
+/* The newest comes first in a bucket. It takes a free place, or the oldest one's. */
+static void ghost_put(struct l1 *l1, uint32_t tag)
+{
+    uint32_t *slot = ghost_bucket(l1, tag);
+    uint32_t fresh = ghost_slot(l1, tag);
+    size_t i = 0;
+    while (i < GHOST_WAYS - 1 && slot[i] && slot[i] >> 16 != fresh >> 16)
+        i++;
+    memmove(slot + 1, slot, i * sizeof *slot);
+    slot[0] = fresh;
+    l1->ghost_puts++;
 }
 
 /* ---- policy ---- */
@@ -634,7 +641,7 @@ bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t
     move_base(l1, now);
     uint32_t tag = (uint32_t)v->hash;
     uint32_t n = units(sizeof(struct entry) + data_len(v, len));
-    known = known || ghost_knows(l1, tag);
+    known = ghost_take(l1, tag) || known;
     if (!known && n > l1->small.size / 2) {
         ghost_put(l1, tag);
         l1->stats.rejected++;

@@ -1,9 +1,8 @@
 """The command table against a real server: is commands.def what the server says, do we list the keys
 that the server lists, and can any arguments at all reach a key that is not ours?"""
-import importlib.machinery
-import importlib.util
 import os
 import random
+import runpy
 import shlex
 import subprocess
 import sys
@@ -103,14 +102,6 @@ def fooled():
     return [line.split(": ")[0].encode().split() for line in lines_of(FOOLED)]
 
 
-def load_generate():
-    loader = importlib.machinery.SourceFileLoader("generate", GENERATE)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("generate", loader))
-    sys.dont_write_bytecode = True
-    loader.exec_module(module)
-    return module
-
-
 class Upstream:
     """A private redis-server and one raw connection to it."""
 
@@ -136,7 +127,7 @@ class Upstream:
 
 @pytest.fixture(scope="module")
 def upstream():
-    with load_generate().PrivateServer() as server:
+    with runpy.run_path(GENERATE)["PrivateServer"]() as server:
         yield Upstream(server.path)
 
 
@@ -169,8 +160,8 @@ def rows():
 
 
 def ours():
-    module = load_generate()
-    return set(module.Columns(module.COLUMNS).ours)
+    generate = runpy.run_path(GENERATE)
+    return set(generate["Columns"](generate["COLUMNS"]).ours)
 
 
 def test_checked_in_table_is_what_the_server_says(upstream, tmp_path):

@@ -1,0 +1,455 @@
+/* client.c - listeners and client connections.
+ *
+ *        on_bytes                                request_run
+ *   conn --------> take_batch: parse up to 64 -> plan -> prefetch -> run --> hit: bytes into the output
+ *    ^                                                               \--> miss: a request in the FIFO
+ *    |  conn_flush at the end of the batch                                       |
+ *    +------------------------- caller: replies in order <-----------------------+
+ */
+#include "client.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <event2/listener.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "local.h"
+#include "request.h"
+
+enum {
+    CLIENT_MAGIC = 0x636c6e74,
+    BATCH = 64,
+    OWED_MAX = 16 * 1024,             /* replies owed before the client is not read from .. */
+    OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests */
+    ARGS_KEEP = 1024,
+};
+
+struct client {
+    struct caller caller; /* first: a caller is its client */
+    uint32_t magic;
+    bool closed;
+    bool held; /* not read from until enough of what it is owed has been sent, .. */
+    bool waits_for_all; /* .. which is all of it */
+    struct proxy *proxy;
+    struct resp_request parser;
+    struct resp_args args;
+    struct loop_job grave;
+};
+
+static struct client *client_of(void *arg)
+{
+    struct client *cl = arg;
+    assert(cl->magic == CLIENT_MAGIC && cl->caller.magic == CALLER_MAGIC);
+    return cl;
+}
+
+/* --- the end ------------------------------------------------------------------------------------ */
+
+static void destroy(struct loop_job *job)
+{
+    struct client *cl = (struct client *)((char *)job - offsetof(struct client, grave));
+    resp_args_free(&cl->args);
+    cl->magic = cl->caller.magic = 0;
+    free(cl);
+}
+
+static void client_close(struct client *cl)
+{
+    if (cl->closed)
+        return;
+    cl->closed = true;
+    request_client_drained(&cl->caller); /* nobody waits for its sake any more */
+    conn_close(cl->caller.conn);
+    caller_leave(&cl->caller);
+    TAILQ_REMOVE(&cl->proxy->callers, &cl->caller, entry);
+    cl->proxy->n_callers--;
+    loop_bury(cl->proxy->loop, &cl->grave, destroy);
+}
+
+/* All is said: what the kernel has not taken yet keeps the client a little longer. */
+static bool leave_if_done(struct client *cl)
+{
+    struct caller *c = &cl->caller;
+    if (c->kill) {
+        client_close(cl);
+        return true;
+    }
+    if (!c->quitting || c->head)
+        return false;
+    conn_flush(c->conn);
+    if (conn_out(c->conn)->len == 0)
+        client_close(cl);
+    return true;
+}
+
+/* --- taking requests ---------------------------------------------------------------------------- */
+
+static bool may_take(const struct client *cl)
+{
+    const struct caller *c = &cl->caller;
+    return !cl->closed && !c->quitting && !c->kill && !c->exclusive && c->owed < OWED_MAX &&
+           c->owed_bytes < OWED_BYTES_MAX;
+}
+
+struct batch {
+    size_t n;
+    size_t first_arg[BATCH]; /* index into args */
+    size_t argc[BATCH];
+    size_t end[BATCH]; /* offset behind the command */
+};
+
+/* Finds up to BATCH whole commands in p[0..n). False: a protocol error stands behind them. */
+static bool find_commands(struct client *cl, struct batch *b, const char *p, size_t n,
+                          char error[RESP_ERROR_MAX])
+{
+    const struct resp_limits limits = {.max_bulk = 512LL * 1024 * 1024,
+                                       .authenticated = cl->caller.authenticated};
+    size_t at = 0;
+    b->n = 0;
+    resp_args_reset(&cl->args);
+    while (b->n < BATCH && at < n) {
+        size_t used = 0, before = cl->args.n;
+        enum resp_status status = resp_request_parse(&cl->parser, &limits, p + at, n - at,
+                                                     &cl->args, &used, error);
+        if (status == RESP_BAD)
+            return false;
+        if (status == RESP_MORE) {
+            conn_want(cl->caller.conn, resp_request_wanted(&cl->parser, n - at));
+            break;
+        }
+        at += used;
+        b->first_arg[b->n] = before;
+        b->argc[b->n] = cl->args.n - before;
+        b->end[b->n++] = at;
+    }
+    return true;
+}
+
+/* Runs them in order; returns how many bytes were dealt with, less than all of them when the client
+ * has to wait. */
+static size_t run_commands(struct client *cl, const struct batch *b)
+{
+    struct request_plan plans[BATCH];
+    struct proxy *p = cl->proxy;
+    for (size_t i = 0; i < b->n; i++) {
+        plans[i].argv = cl->args.v + b->first_arg[i];
+        plans[i].argc = b->argc[i];
+        request_plan(p, &plans[i]);
+    }
+    for (size_t i = 0; i < b->n; i++)
+        request_prefetch(p, &plans[i]);
+    for (size_t i = 0; i < b->n; i++) {
+        if (!may_take(cl))
+            return i ? b->end[i - 1] : 0;
+        cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
+        if (cl->waits_for_all)
+            return i ? b->end[i - 1] : 0;
+        p->metrics->commands += plans[i].argc > 0;
+    }
+    return b->n ? b->end[b->n - 1] : 0;
+}
+
+static void protocol_error(struct client *cl, const char *error)
+{
+    char text[RESP_ERROR_MAX + 8];
+    snprintf(text, sizeof text, "ERR %s", error);
+    cl->proxy->metrics->protocol_errors++;
+    caller_answer_error(&cl->caller, text);
+    cl->caller.quitting = true;
+}
+
+static void wait_a_while(struct client *cl)
+{
+    if (cl->closed)
+        return;
+    cl->held = true;
+    conn_pause(cl->caller.conn);
+}
+
+/* Takes what it can of p[0..n); returns the bytes taken. */
+static size_t take(struct client *cl, const char *p, size_t n)
+{
+    size_t at = 0;
+    while (at < n && may_take(cl)) {
+        struct batch b;
+        char error[RESP_ERROR_MAX];
+        bool sound = find_commands(cl, &b, p + at, n - at, error);
+        size_t whole = b.n ? b.end[b.n - 1] : 0;
+        size_t taken = run_commands(cl, &b);
+        at += taken;
+        if (taken < whole) {
+            cl->parser = (struct resp_request){0}; /* the rest is parsed again from its start */
+            wait_a_while(cl);
+            return at;
+        }
+        if (!sound) {
+            protocol_error(cl, error);
+            return n;
+        }
+        if (b.n < BATCH)
+            break;
+    }
+    if (at < n && !may_take(cl))
+        wait_a_while(cl);
+    return at;
+}
+
+static size_t on_bytes(void *ctx, const char *p, size_t n)
+{
+    struct client *cl = client_of(ctx);
+    cl->caller.active = loop_now(cl->proxy->loop);
+    size_t taken = take(cl, p, n);
+    resp_args_reset(&cl->args);
+    if (cl->closed)
+        return n;
+    conn_flush(cl->caller.conn); /* hits leave with one write, borrowed ones before they can move */
+    if (conn_out(cl->caller.conn)->len > cl->proxy->config->client_max_output) {
+        cl->proxy->metrics->clients_dropped++;
+        cl->caller.kill = true;
+    }
+    return leave_if_done(cl) || cl->caller.quitting ? n : taken;
+}
+
+/* A request has left the FIFO. */
+static void on_progress(struct caller *c)
+{
+    struct client *cl = client_of(c);
+    if (cl->closed || leave_if_done(cl) || !cl->held)
+        return;
+    /* Half empty, not just below the limit: no stop and go. A command that waits for all before it
+     * finds its turn when the FIFO is empty. */
+    bool room = c->head == NULL || (!cl->waits_for_all && c->owed <= OWED_MAX / 2 &&
+                                    c->owed_bytes <= OWED_BYTES_MAX / 2);
+    if (!may_take(cl) || !room)
+        return;
+    cl->held = cl->waits_for_all = false;
+    conn_resume(c->conn);
+}
+
+static void on_drained(void *ctx)
+{
+    struct client *cl = client_of(ctx);
+    request_client_drained(&cl->caller);
+    (void)leave_if_done(cl);
+}
+
+/* Half-closed or gone: what it is owed is still delivered, as long as it can be. */
+static void on_ended(void *ctx, bool eof, const char *why)
+{
+    struct client *cl = client_of(ctx);
+    (void)why;
+    if (!eof) {
+        client_close(cl);
+        return;
+    }
+    cl->caller.quitting = true;
+    (void)leave_if_done(cl);
+}
+
+static const struct conn_callbacks conn_callbacks = {
+    .bytes = on_bytes, .drained = on_drained, .ended = on_ended};
+
+/* --- accepting ---------------------------------------------------------------------------------- */
+
+static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
+{
+    p->metrics->connections_rejected++;
+    (void)send(fd, error, strlen(error), MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(fd);
+}
+
+static void client_new(struct proxy *p, evutil_socket_t fd)
+{
+    struct client *cl = calloc(1, sizeof *cl);
+    if (!cl) {
+        close(fd);
+        return;
+    }
+    struct caller *c = &cl->caller;
+    caller_init(c, p->loop, p->metrics);
+    cl->magic = CLIENT_MAGIC;
+    cl->proxy = p;
+    c->progress = on_progress;
+    c->id = ++p->next_caller_id;
+    c->db = p->address->db;
+    c->authenticated = !local_auth_required(p);
+    c->created = c->active = loop_now(p->loop);
+    c->conn = conn_accept(p->loop, fd, &conn_callbacks, cl);
+    if (!c->conn) {
+        free(cl);
+        return;
+    }
+    conn_limit_input(c->conn, p->config->client_max_query);
+    TAILQ_INSERT_TAIL(&p->callers, c, entry);
+    p->n_callers++;
+    p->metrics->connections_received++;
+}
+
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd,
+                      struct sockaddr *address, int len, void *ctx)
+{
+    (void)listener;
+    (void)address;
+    (void)len;
+    struct proxy *p = ctx;
+    if (p->n_callers >= p->config->max_clients)
+        refuse(p, fd, "-ERR max number of clients reached\r\n");
+    else
+        client_new(p, fd);
+}
+
+/* Out of descriptors: the connection waits in the backlog; say so, once in a while. */
+static void on_accept_error(struct evconnlistener *listener, void *ctx)
+{
+    (void)listener;
+    struct proxy *p = ctx;
+    log_write(p->log, LOG_WARN, "accept_failed", "why", strerror(errno), NULL);
+}
+
+/* --- listeners ---------------------------------------------------------------------------------- */
+
+struct listener {
+    struct evconnlistener *listener;
+    char *path; /* of a unix socket, to be removed */
+    char label[CONN_ADDRESS_MAX + 8];
+};
+
+enum { BACKLOG = 511 };
+
+static int listen_socket(const struct sockaddr *address, socklen_t len)
+{
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int on = 1;
+    if (fd < 0)
+        return -1;
+    if (address->sa_family != AF_UNIX)
+        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, address, len) == 0 && listen(fd, BACKLOG) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* A socket file that nobody answers at is left over from a crash; one that is answered is in use. */
+static bool remove_stale(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool stale = fd >= 0 &&
+                 connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
+                 errno == ECONNREFUSED;
+    if (fd >= 0)
+        close(fd);
+    return stale && unlink(address->sun_path) == 0;
+}
+
+static int listen_unix(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = listen_socket((const struct sockaddr *)&address, sizeof address);
+    if (fd < 0 && errno == EADDRINUSE && remove_stale(&address))
+        fd = listen_socket((const struct sockaddr *)&address, sizeof address);
+    return fd;
+}
+
+/* At start-up, before the loop runs: resolving may block here. */
+static int listen_tcp(const struct listen_address *a, char error[CLIENT_ERROR_MAX])
+{
+    char port[8];
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL;
+    snprintf(port, sizeof port, "%u", (unsigned)a->port);
+    int failed = getaddrinfo(a->host && *a->host ? a->host : NULL, port, &hints, &list);
+    if (failed) {
+        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", a->label, gai_strerror(failed));
+        return -1;
+    }
+    int fd = listen_socket(list->ai_addr, list->ai_addrlen);
+    if (fd < 0)
+        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", a->label, strerror(errno));
+    freeaddrinfo(list);
+    return fd;
+}
+
+static void set_label(struct listener *l, const struct listen_address *a)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof address;
+    char host[64] = "?", port[8] = "0";
+    if (a->path) {
+        snprintf(l->label, sizeof l->label, "unix:%s", a->path);
+        return;
+    }
+    (void)getsockname(evconnlistener_get_fd(l->listener), (struct sockaddr *)&address, &len);
+    (void)getnameinfo((struct sockaddr *)&address, len, host, sizeof host, port, sizeof port,
+                      NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(l->label, sizeof l->label, address.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
+             port);
+}
+
+struct listener *listener_new(struct proxy *p, const struct listen_address *address,
+                              char error[CLIENT_ERROR_MAX])
+{
+    struct listener *l = calloc(1, sizeof *l);
+    snprintf(error, CLIENT_ERROR_MAX, "out of memory");
+    if (!l)
+        return NULL;
+    int fd = address->path ? listen_unix(address->path) : listen_tcp(address, error);
+    if (fd < 0 && address->path)
+        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", address->label, strerror(errno));
+    if (fd >= 0)
+        l->listener = evconnlistener_new(p->loop->base, on_accept, p,
+                                         LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    if (!l->listener) {
+        if (fd >= 0)
+            close(fd);
+        free(l);
+        return NULL;
+    }
+    evconnlistener_set_error_cb(l->listener, on_accept_error);
+    l->path = address->path ? strdup(address->path) : NULL;
+    set_label(l, address);
+    return l;
+}
+
+void listener_free(struct listener *l)
+{
+    if (!l)
+        return;
+    evconnlistener_free(l->listener);
+    if (l->path)
+        (void)unlink(l->path);
+    free(l->path);
+    free(l);
+}
+
+const char *listener_label(const struct listener *l) { return l->label; }
+
+/* --- shutting down ------------------------------------------------------------------------------ */
+
+void clients_drain(struct proxy *p)
+{
+    struct caller *c, *next;
+    for (c = TAILQ_FIRST(&p->callers); c; c = next) {
+        next = TAILQ_NEXT(c, entry);
+        c->quitting = true;
+        c->progress(c);
+    }
+}
+
+void clients_close(struct proxy *p)
+{
+    while (!TAILQ_EMPTY(&p->callers))
+        client_close(client_of(TAILQ_FIRST(&p->callers)));
+}

@@ -1,0 +1,589 @@
+/* link.c - the invalidation link. */
+#include "link.h"
+
+#include <assert.h>
+#include <hiredis/hiredis.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backoff.h"
+#include "notice.h"
+
+#define TRACKING_CHANNEL "__redis__:invalidate"
+enum {
+    PING_EVERY = 250,       /* ms */
+    SILENCE_MAX = 3000,     /* ms without an answered PING before the connection is replaced */
+    STEPS_MAX = 16,
+    TEXT_MAX = 160,
+};
+
+/* IDLE -> CONNECTING -> ASKING -> SUBSCRIBING -> LIVE, and back to IDLE from all of them. */
+enum link_state { LINK_IDLE, LINK_CONNECTING, LINK_ASKING, LINK_SUBSCRIBING, LINK_LIVE };
+
+/* Replies awaited before the connection is in subscriber mode, in order. */
+enum link_step { STEP_AUTH, STEP_SETNAME, STEP_INFO, STEP_COMMAND, STEP_ID, STEP_TRACKING };
+
+struct link {
+    struct loop *loop;
+    struct link_options options;
+    struct coherence *coherence;
+    struct command_table *commands;
+    struct log *log;
+    struct metrics *metrics;
+    uint8_t state;
+    struct conn *conn;
+    redisReader *reader;
+    uint8_t steps[STEPS_MAX];
+    unsigned first_step, n_steps;
+    unsigned acks_owed; /* of SUBSCRIBE */
+    bool tracking;
+    bool settled;
+    bool tracking_refusal_told;
+    uint64_t deadline, ping_sent, next_ping, answered, nonce, random;
+    uint64_t retry_at;
+    struct backoff backoff;
+    struct log_limit malformed;
+    char version[32];
+    char error[TEXT_MAX];
+};
+
+static void set_state(struct link *l, enum link_state to)
+{
+    assert(to == LINK_IDLE || (unsigned)to == l->state + 1U);
+    l->state = (uint8_t)to;
+}
+
+/* --- the end of a connection -------------------------------------------------------------------- */
+
+static void close_connection(struct link *l)
+{
+    if (l->conn)
+        conn_close(l->conn);
+    l->conn = NULL;
+    if (l->reader)
+        redisReaderFree(l->reader);
+    l->reader = NULL;
+}
+
+static void fail(struct link *l, const char *why)
+{
+    bool was_live = l->state == LINK_LIVE;
+    set_state(l, LINK_IDLE);
+    coherence_link_down(l->coherence);
+    snprintf(l->error, sizeof l->error, "%s", why);
+    if (was_live)
+        l->backoff.failures = 0;
+    if (was_live || l->backoff.failures == 0)
+        log_write(l->log, LOG_WARN, "link_lost", "upstream", l->options.address->label, "why",
+                  l->error, NULL);
+    l->retry_at = loop_now(l->loop) + backoff_next(&l->backoff);
+    l->settled = true;
+    close_connection(l);
+}
+
+/* --- sending ------------------------------------------------------------------------------------ */
+
+/* False: out of memory; the link has failed. */
+static bool send_words(struct link *l, int argc, const char **argv, const size_t *lens)
+{
+    char *text = NULL;
+    int n = (int)redisFormatCommandArgv(&text, argc, argv, lens);
+    if (n < 0) {
+        fail(l, "out of memory");
+        return false;
+    }
+    chain_append(conn_out(l->conn), text, (size_t)n);
+    redisFreeCommand(text);
+    conn_send(l->conn);
+    return true;
+}
+
+static bool ask(struct link *l, enum link_step step, int argc, const char **argv)
+{
+    assert(l->n_steps < STEPS_MAX);
+    l->steps[l->n_steps++] = (uint8_t)step;
+    return send_words(l, argc, argv, NULL);
+}
+
+static void send_ping(struct link *l)
+{
+    char nonce[32];
+    l->random = l->random * 6364136223846793005u + 1442695040888963407u;
+    l->nonce = l->random >> 1;
+    l->ping_sent = monotonic_ms(); /* before it is sent, however long this turn has taken */
+    l->next_ping = l->ping_sent + PING_EVERY;
+    snprintf(nonce, sizeof nonce, "%llu", (unsigned long long)l->nonce);
+    (void)send_words(l, 2, (const char *[]){"PING", nonce}, NULL);
+}
+
+static void subscribe(struct link *l)
+{
+    set_state(l, LINK_SUBSCRIBING);
+    l->acks_owed = l->tracking ? 3 : 2;
+    const char *words[] = {"SUBSCRIBE", NOTICE_CHANNEL, NOTICE_CHANNEL_L1, TRACKING_CHANNEL};
+    if (send_words(l, 1 + (int)l->acks_owed, words, NULL))
+        send_ping(l);
+}
+
+static void ask_for_tracking(struct link *l, long long id)
+{
+    char client[32];
+    const struct resp_slice *prefix = &l->options.ns->prefix;
+    snprintf(client, sizeof client, "%lld", id);
+    const char *argv[] = {"CLIENT", "TRACKING", "ON",          "REDIRECT", client,
+                          "BCAST",  "PREFIX",   prefix->data};
+    const size_t lens[] = {6, 8, 2, 8, strlen(client), 5, 6, prefix->len};
+    assert(l->n_steps < STEPS_MAX);
+    l->steps[l->n_steps++] = STEP_TRACKING;
+    (void)send_words(l, prefix->len ? 8 : 6, argv, lens);
+}
+
+/* --- what the upstream is ----------------------------------------------------------------------- */
+
+static void read_version(struct link *l, const redisReply *r)
+{
+    const char *at = r->type == REDIS_REPLY_STRING ? strstr(r->str, "redis_version:") : NULL;
+    const char *valkey = at ? strstr(r->str, "valkey_version:") : NULL;
+    const char *from = valkey ? valkey + strlen("valkey_version:") : at ? at + 14 : "unknown";
+    snprintf(l->version, sizeof l->version, "%.*s", (int)strcspn(from, "\r\n"), from);
+}
+
+static bool is_text(const redisReply *r)
+{
+    return r->type == REDIS_REPLY_STRING || r->type == REDIS_REPLY_STATUS;
+}
+
+/* The value after `name` in a flattened map. */
+static const redisReply *member(const redisReply *map, const char *name)
+{
+    for (size_t i = 0; map && map->type == REDIS_REPLY_ARRAY && i + 1 < map->elements; i += 2)
+        if (is_text(map->element[i]) && strcmp(map->element[i]->str, name) == 0)
+            return map->element[i + 1];
+    return NULL;
+}
+
+static int number_member(const redisReply *map, const char *name)
+{
+    const redisReply *r = member(map, name);
+    return r && r->type == REDIS_REPLY_INTEGER ? (int)r->integer : 0;
+}
+
+static bool text_is(const redisReply *r, const char *text)
+{
+    return r && is_text(r) && strcmp(r->str, text) == 0;
+}
+
+static uint32_t read_flags(const redisReply *flags)
+{
+    static const struct {
+        const char *name;
+        uint32_t flag;
+    } names[] = {{"write", COMMAND_FLAG_WRITE},         {"readonly", COMMAND_FLAG_READONLY},
+                 {"blocking", COMMAND_FLAG_BLOCKING},   {"pubsub", COMMAND_FLAG_PUBSUB},
+                 {"noscript", COMMAND_FLAG_NOSCRIPT},   {"admin", COMMAND_FLAG_ADMIN},
+                 {"no_auth", COMMAND_FLAG_NO_AUTH},     {"no_multi", COMMAND_FLAG_NO_MULTI},
+                 {"may_replicate", COMMAND_FLAG_MAY_REPLICATE},
+                 {"movablekeys", COMMAND_FLAG_MOVABLEKEYS},
+                 {"allow_busy", COMMAND_FLAG_ALLOW_BUSY}};
+    uint32_t found = 0;
+    for (size_t i = 0; i < flags->elements; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            if (text_is(flags->element[i], names[k].name))
+                found |= names[k].flag;
+    return found;
+}
+
+static void read_begin(struct command_key_spec *s, const redisReply *begin)
+{
+    const redisReply *spec = member(begin, "spec");
+    s->begin = COMMAND_BEGIN_UNKNOWN;
+    if (text_is(member(begin, "type"), "index")) {
+        s->begin = COMMAND_BEGIN_INDEX;
+        s->index = number_member(spec, "index");
+    } else if (text_is(member(begin, "type"), "keyword")) {
+        const redisReply *word = member(spec, "keyword");
+        s->begin = COMMAND_BEGIN_KEYWORD;
+        s->keyword = word && is_text(word) ? word->str : "";
+        s->index = number_member(spec, "startfrom");
+    }
+}
+
+static void read_find(struct command_key_spec *s, const redisReply *find)
+{
+    const redisReply *spec = member(find, "spec");
+    s->find = COMMAND_FIND_UNKNOWN;
+    if (text_is(member(find, "type"), "range")) {
+        s->find = COMMAND_FIND_RANGE;
+        s->last = number_member(spec, "lastkey");
+        s->step = number_member(spec, "keystep");
+        s->limit = number_member(spec, "limit");
+    } else if (text_is(member(find, "type"), "keynum")) {
+        s->find = COMMAND_FIND_KEYNUM;
+        s->keynum_index = number_member(spec, "keynumidx");
+        s->first = number_member(spec, "firstkey");
+        s->keystep = number_member(spec, "keystep");
+    }
+}
+
+static uint8_t read_key_flags(const redisReply *flags)
+{
+    uint8_t found = 0;
+    for (size_t i = 0; flags && flags->type == REDIS_REPLY_ARRAY && i < flags->elements; i++) {
+        const redisReply *f = flags->element[i];
+        if (text_is(f, "RO") || text_is(f, "RW"))
+            found |= COMMAND_KEY_READ;
+        if (text_is(f, "OW") || text_is(f, "RW") || text_is(f, "RM"))
+            found |= COMMAND_KEY_WRITE;
+        if (text_is(f, "not_key"))
+            found |= COMMAND_KEY_NOT_KEY;
+    }
+    return found;
+}
+
+static void read_specs(struct command *c, const redisReply *specs)
+{
+    for (size_t i = 0; i < specs->elements && c->n_specs < COMMAND_SPECS_MAX; i++) {
+        const redisReply *r = specs->element[i];
+        struct command_key_spec *s = &c->specs[c->n_specs++];
+        s->flags = read_key_flags(member(r, "flags"));
+        read_begin(s, member(r, "begin_search"));
+        read_find(s, member(r, "find_keys"));
+    }
+}
+
+/* Servers before 7.0 tell first key, last key and step only. */
+static void read_legacy_keys(struct command *c, redisReply *const *e)
+{
+    if (e[3]->integer <= 0)
+        return;
+    c->n_specs = 1;
+    c->specs[0] = (struct command_key_spec){
+        .begin = COMMAND_BEGIN_INDEX,
+        .find = COMMAND_FIND_RANGE,
+        .flags = c->flags & COMMAND_FLAG_WRITE ? COMMAND_KEY_WRITE : COMMAND_KEY_READ,
+        .index = (int)e[3]->integer,
+        .last = (int)(e[4]->integer > 0 ? e[4]->integer - e[3]->integer : e[4]->integer),
+        .step = (int)e[5]->integer};
+}
+
+static void learn(struct link *l, const redisReply *r)
+{
+    if (r->type != REDIS_REPLY_ARRAY || r->elements < 6 || !is_text(r->element[0]) ||
+        r->element[2]->type != REDIS_REPLY_ARRAY)
+        return;
+    struct command c = {.name = r->element[0]->str,
+                        .arity = (int)r->element[1]->integer,
+                        .flags = read_flags(r->element[2])};
+    if (r->elements > 8 && r->element[8]->type == REDIS_REPLY_ARRAY)
+        read_specs(&c, r->element[8]);
+    else
+        read_legacy_keys(&c, r->element);
+    if (!command_table_learn(l->commands, &c))
+        log_write(l->log, LOG_DEBUG, "command_not_learned", "command", c.name, NULL);
+    if (r->elements > 9 && r->element[9]->type == REDIS_REPLY_ARRAY)
+        for (size_t i = 0; i < r->element[9]->elements; i++)
+            learn(l, r->element[9]->element[i]);
+}
+
+static void learn_commands(struct link *l, const redisReply *r)
+{
+    if (r->type != REDIS_REPLY_ARRAY) {
+        log_write(l->log, LOG_INFO, "commands_not_learned", "why",
+                  is_text(r) || r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply", NULL);
+        return;
+    }
+    command_table_forget(l->commands);
+    for (size_t i = 0; i < r->elements; i++)
+        learn(l, r->element[i]);
+}
+
+/* --- replies before the subscription ------------------------------------------------------------ */
+
+static void tracking_reply(struct link *l, const redisReply *r)
+{
+    l->tracking = r->type != REDIS_REPLY_ERROR;
+    if (!l->tracking && l->options.tracking == TRACKING_ON) {
+        fail(l, r->str);
+        return;
+    }
+    if (!l->tracking && !l->tracking_refusal_told) {
+        l->tracking_refusal_told = true;
+        log_write(l->log, LOG_WARN, "tracking_refused", "why", r->str, "hint",
+                  "running on cache:invalidate events and l1.ttl", NULL);
+    }
+    subscribe(l);
+}
+
+static void id_reply(struct link *l, const redisReply *r)
+{
+    if (l->options.tracking != TRACKING_OFF && r->type == REDIS_REPLY_INTEGER)
+        ask_for_tracking(l, r->integer);
+    else if (l->options.tracking == TRACKING_ON)
+        fail(l, "the server does not tell CLIENT ID, which tracking needs");
+    else
+        subscribe(l);
+}
+
+static void step_reply(struct link *l, const redisReply *r)
+{
+    if (l->first_step == l->n_steps) {
+        fail(l, r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply");
+        return;
+    }
+    enum link_step step = l->steps[l->first_step++];
+    bool refused = r->type == REDIS_REPLY_ERROR;
+    if (refused && (step == STEP_AUTH || strncmp(r->str, "NOAUTH", 6) == 0 ||
+                    strncmp(r->str, "LOADING", 7) == 0)) {
+        fail(l, r->str);
+        return;
+    }
+    switch (step) {
+    case STEP_INFO:
+        read_version(l, r);
+        break;
+    case STEP_COMMAND:
+        learn_commands(l, r);
+        break;
+    case STEP_ID:
+        id_reply(l, r);
+        break;
+    case STEP_TRACKING:
+        tracking_reply(l, r);
+        break;
+    case STEP_AUTH:
+    case STEP_SETNAME:
+        break;
+    }
+}
+
+/* --- messages ----------------------------------------------------------------------------------- */
+
+static void kill_key(void *ctx, struct resp_slice key)
+{
+    struct link *l = ctx;
+    l->metrics->invalidations++;
+    coherence_kill_key(l->coherence, key.data, key.len);
+}
+
+static void malformed(struct link *l, const char *channel, const char *why)
+{
+    char count[24];
+    l->metrics->events_malformed++;
+    if (log_limit_pass(&l->malformed, loop_now(l->loop), 1000))
+        log_write(l->log, LOG_WARN, "event_malformed", "channel", channel, "why", why, "total",
+                  log_number(count, l->metrics->events_malformed), NULL);
+}
+
+static struct resp_slice slice_of(const redisReply *r)
+{
+    return (struct resp_slice){r->str, r->len};
+}
+
+/* Only an array of keys or nil comes from the server; a bulk string is somebody's PUBLISH. */
+static void tracking_message(struct link *l, const redisReply *r)
+{
+    if (r->type == REDIS_REPLY_NIL) {
+        coherence_new_epoch(l->coherence);
+        return;
+    }
+    if (r->type != REDIS_REPLY_ARRAY) {
+        malformed(l, TRACKING_CHANNEL, "published by a client");
+        return;
+    }
+    for (size_t i = 0; i < r->elements; i++) {
+        struct resp_slice name;
+        if (r->element[i]->type == REDIS_REPLY_STRING &&
+            namespace_strip(l->options.ns, slice_of(r->element[i]), &name))
+            kill_key(l, name);
+    }
+}
+
+static void message(struct link *l, const redisReply *channel, const redisReply *payload)
+{
+    if (text_is(channel, TRACKING_CHANNEL)) {
+        tracking_message(l, payload);
+        return;
+    }
+    if (!is_text(payload))
+        return;
+    switch (notice_read(l->options.ns, l->options.service, slice_of(channel), slice_of(payload),
+                        kill_key, l)) {
+    case NOTICE_MALFORMED:
+        malformed(l, channel->str, "not a JSON object with the strings service and key");
+        break;
+    case NOTICE_FOREIGN:
+        l->metrics->events_foreign++;
+        break;
+    case NOTICE_OTHER_CHANNEL:
+    case NOTICE_KEYS:
+        break;
+    }
+}
+
+static void become_live(struct link *l)
+{
+    set_state(l, LINK_LIVE);
+    l->backoff.failures = 0;
+    l->settled = true;
+    l->error[0] = '\0';
+    coherence_link_up(l->coherence, l->ping_sent);
+    log_write(l->log, LOG_INFO, "link_live", "upstream", l->options.address->label, "mode",
+              link_mode(l), NULL);
+}
+
+/* Another nonce, -BUSY or anything else renews nothing. */
+static void pong(struct link *l, const redisReply *nonce)
+{
+    char expected[32];
+    snprintf(expected, sizeof expected, "%llu", (unsigned long long)l->nonce);
+    if (!text_is(nonce, expected))
+        return;
+    l->nonce = 0;
+    l->answered = loop_now(l->loop);
+    if (l->state == LINK_LIVE)
+        coherence_renew(l->coherence, l->ping_sent);
+    else if (l->acks_owed == 0)
+        become_live(l);
+    else
+        fail(l, "the server did not acknowledge the subscriptions");
+}
+
+static void subscriber_reply(struct link *l, const redisReply *r)
+{
+    if (r->type != REDIS_REPLY_ARRAY || r->elements < 2) {
+        /* An error: the subscription is refused, or the PING met -BUSY. */
+        if (l->state == LINK_SUBSCRIBING)
+            fail(l, r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply");
+        else
+            l->nonce = 0;
+        return;
+    }
+    if (text_is(r->element[0], "message") && r->elements == 3)
+        message(l, r->element[1], r->element[2]);
+    else if (text_is(r->element[0], "pong"))
+        pong(l, r->element[1]);
+    else if (text_is(r->element[0], "subscribe") && l->acks_owed > 0)
+        l->acks_owed--;
+}
+
+/* --- the connection ----------------------------------------------------------------------------- */
+
+static size_t on_bytes(void *ctx, const char *p, size_t n)
+{
+    struct link *l = ctx;
+    struct conn *conn = l->conn;
+    if (redisReaderFeed(l->reader, p, n) != REDIS_OK) {
+        fail(l, "out of memory");
+        return n;
+    }
+    while (l->conn == conn) {
+        void *reply = NULL;
+        if (redisReaderGetReply(l->reader, &reply) != REDIS_OK) {
+            fail(l, l->reader->errstr);
+            break;
+        }
+        if (!reply)
+            break;
+        if (l->state >= LINK_SUBSCRIBING)
+            subscriber_reply(l, reply);
+        else
+            step_reply(l, reply);
+        freeReplyObject(reply);
+    }
+    return n;
+}
+
+static void on_connected(void *ctx)
+{
+    struct link *l = ctx;
+    const struct upstream_address *a = l->options.address;
+    char name[192];
+    snprintf(name, sizeof name, "nearcache:%s:link", l->options.service);
+    set_state(l, LINK_ASKING);
+    bool ok = true;
+    if (a->password && a->user)
+        ok = ask(l, STEP_AUTH, 3, (const char *[]){"AUTH", a->user, a->password});
+    else if (a->password)
+        ok = ask(l, STEP_AUTH, 2, (const char *[]){"AUTH", a->password});
+    (void)(ok && ask(l, STEP_SETNAME, 3, (const char *[]){"CLIENT", "SETNAME", name}) &&
+           ask(l, STEP_INFO, 2, (const char *[]){"INFO", "server"}) &&
+           ask(l, STEP_COMMAND, 1, (const char *[]){"COMMAND"}) &&
+           ask(l, STEP_ID, 2, (const char *[]){"CLIENT", "ID"}));
+}
+
+static void on_ended(void *ctx, bool eof, const char *why)
+{
+    (void)eof;
+    fail(ctx, why);
+}
+
+static const struct conn_callbacks conn_callbacks = {
+    .bytes = on_bytes, .connected = on_connected, .ended = on_ended};
+
+static void start(struct link *l, uint64_t now)
+{
+    const struct upstream_address *a = l->options.address;
+    set_state(l, LINK_CONNECTING);
+    l->first_step = l->n_steps = 0;
+    l->tracking = false;
+    l->deadline = now + l->options.connect_timeout;
+    l->answered = now;
+    l->reader = redisReaderCreate();
+    l->conn = conn_connect(l->loop, a->host, a->port, a->path, &conn_callbacks, l);
+    if (!l->conn || !l->reader)
+        fail(l, "out of memory");
+}
+
+void link_tick(struct link *l, uint64_t now)
+{
+    if (l->state == LINK_IDLE && now >= l->retry_at)
+        start(l, now);
+    else if (l->state == LINK_LIVE && now > l->answered + SILENCE_MAX)
+        fail(l, "PING was not answered for 3 s");
+    else if (l->state == LINK_LIVE && now >= l->next_ping)
+        send_ping(l);
+    else if (l->state > LINK_IDLE && l->state < LINK_LIVE && now > l->deadline)
+        fail(l, "no answer within upstream.connect_timeout");
+}
+
+/* --- life --------------------------------------------------------------------------------------- */
+
+struct link *link_new(struct loop *loop, const struct link_options *options,
+                      struct coherence *coherence, struct command_table *commands, struct log *log,
+                      struct metrics *metrics)
+{
+    struct link *l = calloc(1, sizeof *l);
+    if (!l)
+        return NULL;
+    l->loop = loop;
+    l->options = *options;
+    l->coherence = coherence;
+    l->commands = commands;
+    l->log = log;
+    l->metrics = metrics;
+    evutil_secure_rng_get_bytes(&l->random, sizeof l->random);
+    l->backoff.random = l->random;
+    memcpy(l->version, "unknown", sizeof "unknown");
+    return l;
+}
+
+void link_free(struct link *l)
+{
+    if (!l)
+        return;
+    coherence_link_down(l->coherence);
+    close_connection(l);
+    free(l);
+}
+
+const char *link_mode(const struct link *l)
+{
+    if (l->state == LINK_LIVE)
+        return l->tracking ? "tracking" : "events";
+    return l->state == LINK_IDLE ? "down" : "connecting";
+}
+
+const char *link_server_version(const struct link *l) { return l->version; }
+const char *link_last_error(const struct link *l) { return l->error; }
+bool link_settled(const struct link *l) { return l->settled; }

@@ -1,0 +1,49 @@
+/* link.h - the invalidation link: one connection that hears which keys have changed, and proves every
+ * 250 ms that it is alive.
+ *
+ *   connect: AUTH, CLIENT SETNAME, INFO server, COMMAND, CLIENT ID        (what is the upstream?)
+ *            [CLIENT TRACKING ON REDIRECT <id> BCAST PREFIX <p>]          (unless tracking is off)
+ *            SUBSCRIBE __redis__:invalidate cache:invalidate cache:invalidate:l1
+ *            PING <nonce>                                                 (its PONG: the link is live)
+ *
+ * The one module that touches hiredis: its reader and its formatter, over our own connection, because
+ * its asynchronous context drops PONG while subscribed (0.14).
+ */
+#ifndef NEARCACHE_LINK_H
+#define NEARCACHE_LINK_H
+
+#include "coherence.h"
+#include "command.h"
+#include "config.h"
+#include "conn.h"
+#include "log.h"
+#include "metrics.h"
+#include "namespace.h"
+
+struct link;
+
+struct link_options {
+    const struct upstream_address *address; /* borrowed, as all of these */
+    const char *service;
+    const struct namespace *ns;
+    enum tracking tracking;
+    uint64_t connect_timeout; /* ms, for connect and for becoming live */
+};
+
+/* NULL: out of memory. Connects with the first link_tick. */
+struct link *link_new(struct loop *loop, const struct link_options *options,
+                      struct coherence *coherence, struct command_table *commands, struct log *log,
+                      struct metrics *metrics);
+void link_free(struct link *link);
+/* PINGs, deadlines, reconnects; to be called every few dozen milliseconds. */
+void link_tick(struct link *link, uint64_t now);
+
+/* "down", "connecting", "events" or "tracking". */
+const char *link_mode(const struct link *link);
+/* Version of the upstream as its INFO says, "unknown" before it was asked. */
+const char *link_server_version(const struct link *link);
+const char *link_last_error(const struct link *link);
+/* True once it has been live or has failed for the first time: for the lines at start. */
+bool link_settled(const struct link *link);
+
+#endif

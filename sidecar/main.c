@@ -1,0 +1,348 @@
+/* main.c - builds each part, hands out pointers, one periodic tick, reload, drain. */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "client.h"
+#include "dev.h"
+#include "link.h"
+#include "local.h"
+#include "request.h"
+
+enum { TICK_MS = 50, SIGNALS = 4, DESCRIPTORS_OF_OUR_OWN = 64 };
+
+struct app {
+    int argc;
+    char **argv, **envp;
+    struct config config;
+    struct upstream_address address;
+    struct namespace ns;
+    struct metrics metrics;
+    struct loop loop;
+    struct proxy proxy;
+    struct dev *dev;
+    struct listener **listeners;
+    size_t n_listeners;
+    struct event *tick, *signals[SIGNALS];
+    char client_name[192];
+    bool greeted;
+    uint64_t drain_deadline; /* 0: not draining */
+};
+
+__attribute__((format(printf, 1, 2))) static bool complain(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("nearcache: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return false;
+}
+
+/* --- the first lines ---------------------------------------------------------------------------- */
+
+static void greet(struct app *a)
+{
+    const struct proxy *p = &a->proxy;
+    bool live = strcmp(link_mode(p->link), "tracking") == 0 ||
+                strcmp(link_mode(p->link), "events") == 0;
+    const char *port = strrchr(listener_label(a->listeners[0]), ':');
+    bool is_unix = strncmp(listener_label(a->listeners[0]), "unix:", 5) == 0;
+    a->greeted = true;
+    printf("upstream   %s (Redis %s)%s%s\n", a->address.label, link_server_version(p->link),
+           live ? "" : " - not reachable: ", live ? "" : link_last_error(p->link));
+    if (!live)
+        printf("           start a Redis there, or point --upstream at one; nearcache keeps "
+               "trying\n");
+    printf("namespace  '%s' (SET user:1 is %suser:1 in Redis)\n", a->ns.prefix.data,
+           a->ns.prefix.data);
+    printf("L1         %llu MB, entries live up to %llu s\n",
+           (unsigned long long)(a->config.l1_max_memory >> 20),
+           (unsigned long long)(a->config.l1_ttl / 1000));
+    printf("link       %s\n", link_mode(p->link));
+    printf("try        redis-cli %s %s set user:1 Ada\n", is_unix ? "-s" : "-p",
+           is_unix ? listener_label(a->listeners[0]) + 5 : port + 1);
+    fflush(stdout);
+}
+
+static void announce_listeners(const struct app *a)
+{
+    for (size_t i = 0; i < a->n_listeners; i++)
+        printf("listening on %s\n", listener_label(a->listeners[i]));
+    printf("ready\n");
+    fflush(stdout);
+}
+
+/* --- time --------------------------------------------------------------------------------------- */
+
+static void check_drained(struct app *a, uint64_t now)
+{
+    if (a->drain_deadline && (a->proxy.n_callers == 0 || now >= a->drain_deadline))
+        loop_stop(&a->loop);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct app *a = arg;
+    uint64_t now = loop_now(&a->loop);
+    upstream_tick(a->proxy.upstream, now);
+    link_tick(a->proxy.link, now);
+    if (!a->greeted && link_settled(a->proxy.link))
+        greet(a);
+    check_drained(a, now);
+}
+
+/* --- signals ------------------------------------------------------------------------------------ */
+
+static void stop_listening(struct app *a)
+{
+    for (size_t i = 0; i < a->n_listeners; i++)
+        listener_free(a->listeners[i]);
+    a->n_listeners = 0;
+}
+
+static void on_stop(evutil_socket_t signal, short what, void *arg)
+{
+    (void)signal;
+    (void)what;
+    struct app *a = arg;
+    uint64_t now = loop_now(&a->loop);
+    if (a->drain_deadline) { /* asked twice: now */
+        loop_stop(&a->loop);
+        return;
+    }
+    log_write(a->proxy.log, LOG_INFO, "draining", NULL);
+    a->drain_deadline = now + a->config.drain_timeout + 1;
+    stop_listening(a);
+    clients_drain(&a->proxy);
+    check_drained(a, now);
+}
+
+static void apply_settings(struct app *a)
+{
+    const struct config *c = &a->config;
+    log_set_level(a->proxy.log, c->log_level);
+    upstream_set_timeouts(a->proxy.upstream, c->upstream_connect_timeout, c->upstream_timeout,
+                          c->upstream_scan_timeout);
+    coherence_set_options(a->proxy.coherence,
+                          &(struct coherence_options){.ttl = c->l1_ttl,
+                                                      .lease = c->lease,
+                                                      .max_value = (size_t)c->l1_max_value});
+}
+
+static void log_changed(void *ctx, const char *path)
+{
+    log_write(ctx, LOG_INFO, "setting_changed", "setting", path, NULL);
+}
+
+static void log_refused(void *ctx, const char *path)
+{
+    log_write(ctx, LOG_WARN, "setting_needs_restart", "setting", path, NULL);
+}
+
+static void on_reload(evutil_socket_t signal, short what, void *arg)
+{
+    (void)signal;
+    (void)what;
+    struct app *a = arg;
+    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, log_changed, log_refused,
+                      a->proxy.log))
+        apply_settings(a);
+    else
+        log_write(a->proxy.log, LOG_ERROR, "reload_refused", "hint",
+                  "the errors stand above; nothing was changed", NULL);
+}
+
+static bool watch_signals(struct app *a)
+{
+    static const struct {
+        int signal;
+        event_callback_fn callback;
+    } table[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
+    signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        a->signals[i] = evsignal_new(a->loop.base, table[i].signal, table[i].callback, a);
+        if (!a->signals[i] || event_add(a->signals[i], NULL) != 0)
+            return complain("out of memory");
+    }
+    return true;
+}
+
+static bool start_ticking(struct app *a)
+{
+    struct timeval period = {.tv_usec = TICK_MS * 1000};
+    a->tick = event_new(a->loop.base, -1, EV_PERSIST, on_tick, a);
+    if (!a->tick || event_add(a->tick, &period) != 0)
+        return complain("out of memory");
+    event_active(a->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    return true;
+}
+
+/* --- building ----------------------------------------------------------------------------------- */
+
+/* As Redis does: as many descriptors as maxclients needs, or fewer clients. */
+static void fit_descriptors(struct app *a)
+{
+    struct rlimit limit;
+    uint64_t wanted = a->config.max_clients + DESCRIPTORS_OF_OUR_OWN;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < wanted && limit.rlim_cur > DESCRIPTORS_OF_OUR_OWN) {
+        char number[24];
+        a->config.max_clients = limit.rlim_cur - DESCRIPTORS_OF_OUR_OWN;
+        log_write(a->proxy.log, LOG_WARN, "maxclients_reduced", "to",
+                  log_number(number, a->config.max_clients), "hint",
+                  "raise the limit on open files", NULL);
+    }
+}
+
+static bool start_dev(struct app *a)
+{
+    char error[DEV_ERROR_MAX];
+    if (!a->config.dev)
+        return true;
+    a->dev = dev_start(a->config.dev_redis_server, error);
+    if (!a->dev)
+        return complain("%s", error);
+    char *url = strdup(dev_url(a->dev));
+    if (!url)
+        return complain("out of memory");
+    free(a->config.upstream_url);
+    a->config.upstream_url = url;
+    return true;
+}
+
+static bool build_leaves(struct app *a)
+{
+    struct proxy *p = &a->proxy;
+    char *prefix = config_namespace(&a->config);
+    bool ok = prefix && namespace_init(&a->ns, prefix);
+    free(prefix);
+    p->commands = command_table_new();
+    struct l1_config l1 = {.max_memory = (size_t)a->config.l1_max_memory,
+                           .max_value = (size_t)a->config.l1_max_value};
+    evutil_secure_rng_get_bytes(&l1.seed, sizeof l1.seed);
+    if (!ok || !p->commands)
+        return complain("out of memory");
+    p->l1 = l1_new(&l1);
+    if (!p->l1)
+        return complain("l1.max_memory=%zu: %s", l1.max_memory, strerror(errno));
+    p->coherence = coherence_new(p->l1, &a->metrics,
+                                 &(struct coherence_options){.ttl = a->config.l1_ttl,
+                                                             .lease = a->config.lease,
+                                                             .max_value = l1.max_value});
+    return p->coherence || complain("out of memory");
+}
+
+static bool build_upstream(struct app *a)
+{
+    struct proxy *p = &a->proxy;
+    const struct config *c = &a->config;
+    snprintf(a->client_name, sizeof a->client_name, "nearcache:%s", c->service);
+    if (!config_upstream(c, &a->address))
+        return complain("out of memory");
+    struct upstream_options up = {.address = &a->address,
+                                  .client_name = a->client_name,
+                                  .connections = (unsigned)c->upstream_connections,
+                                  .connect_timeout = c->upstream_connect_timeout,
+                                  .timeout = c->upstream_timeout,
+                                  .scan_timeout = c->upstream_scan_timeout};
+    struct link_options link = {.address = &a->address,
+                                .service = c->service,
+                                .ns = &a->ns,
+                                .tracking = c->tracking,
+                                .connect_timeout = c->upstream_connect_timeout};
+    p->upstream =
+        upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
+    p->link = link_new(&a->loop, &link, p->coherence, p->commands, p->log, &a->metrics);
+    return (p->upstream && p->link) || complain("out of memory");
+}
+
+static bool start_listening(struct app *a)
+{
+    a->listeners = calloc(a->config.listen.n, sizeof *a->listeners);
+    if (!a->listeners)
+        return complain("out of memory");
+    for (size_t i = 0; i < a->config.listen.n; i++) {
+        struct listen_address address;
+        char error[CLIENT_ERROR_MAX];
+        if (!config_listen(a->config.listen.v[i], &address))
+            return complain("out of memory");
+        struct listener *l = listener_new(&a->proxy, &address, error);
+        listen_address_free(&address);
+        if (!l)
+            return complain("can't listen on %s", error);
+        a->listeners[a->n_listeners++] = l;
+    }
+    return true;
+}
+
+static bool build(struct app *a)
+{
+    struct proxy *p = &a->proxy;
+    if (!loop_init(&a->loop))
+        return complain("can't make an event loop: %s", strerror(errno));
+    *p = (struct proxy){.loop = &a->loop,
+                        .config = &a->config,
+                        .metrics = &a->metrics,
+                        .ns = &a->ns,
+                        .address = &a->address,
+                        .started = monotonic_ms()};
+    TAILQ_INIT(&p->callers);
+    p->log = log_new(stderr, a->config.log_level);
+    if (!p->log)
+        return complain("out of memory");
+    fit_descriptors(a);
+    return start_dev(a) && build_leaves(a) && build_upstream(a) && start_listening(a) &&
+           watch_signals(a) && start_ticking(a);
+}
+
+static void tear_down(struct app *a)
+{
+    struct proxy *p = &a->proxy;
+    stop_listening(a);
+    free(a->listeners);
+    if (p->upstream)
+        clients_close(p);
+    upstream_free(p->upstream);
+    link_free(p->link);
+    coherence_free(p->coherence);
+    l1_free(p->l1);
+    command_table_free(p->commands);
+    command_keys_free(&p->keys);
+    for (size_t i = 0; i < SIGNALS; i++)
+        if (a->signals[i])
+            event_free(a->signals[i]);
+    if (a->tick)
+        event_free(a->tick);
+    loop_free(&a->loop);
+    namespace_free(&a->ns);
+    upstream_address_free(&a->address);
+    dev_stop(a->dev);
+    log_free(p->log);
+    config_free(&a->config);
+}
+
+int main(int argc, char **argv, char **envp)
+{
+    struct app a = {.argc = argc, .argv = argv, .envp = envp};
+    int exit_code = 1;
+    if (config_load(&a.config, argc, argv, envp, stdout, stderr, &exit_code) == CONFIG_EXIT)
+        return exit_code;
+    bool ok = build(&a);
+    if (ok) {
+        announce_listeners(&a);
+        loop_run(&a.loop);
+    }
+    tear_down(&a);
+    return ok ? 0 : 1;
+}

@@ -1,0 +1,61 @@
+"""Fixtures of the end-to-end tests: factories of redis-servers and nearcaches that end with the test.
+
+    def test_ping(redis_server, nearcache):
+        near = nearcache(upstream=redis_server())
+        assert near.wire().call("PING") == "PONG"
+
+The module_ ones live as long as the tests of one file. Needs a build: NEARCACHE_BUILD_DIR (default
+build) or NEARCACHE_BIN.
+"""
+import contextlib
+import os
+
+import pytest
+
+import harness
+from harness import Push, RespError, Wire, connect, encode, wait_until  # for `from conftest import`
+
+__all__ = ["Push", "RespError", "Wire", "connect", "encode", "wait_until"]
+
+os.environ.setdefault("NEARCACHE_BUILD_DIR", harness.BUILD_DIR)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes seconds; left out by tests/run --quick")
+
+
+@contextlib.contextmanager
+def factory(kind, directory):
+    """Makes processes of a kind, each in a directory of its own, and closes them in reverse."""
+    with contextlib.ExitStack() as stack:
+        def make(*args, **options):
+            make.n += 1
+            process = kind(directory / f"{kind.__name__.lower()}{make.n}", *args, **options)
+            stack.callback(process.close)
+            return process.start()
+        make.n = 0
+        yield make
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    with factory(harness.RedisServer, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def nearcache(tmp_path, redis_server):  # so that nearcache ends before its upstream does
+    with factory(harness.Nearcache, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_redis_server(tmp_path_factory):
+    with factory(harness.RedisServer, tmp_path_factory.mktemp("redis")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_nearcache(tmp_path_factory, module_redis_server):
+    with factory(harness.Nearcache, tmp_path_factory.mktemp("nearcache")) as make:
+        yield make
