@@ -11,14 +11,12 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "address.h"
+#include "setting.h"
+
 enum tracking { TRACKING_AUTO, TRACKING_ON, TRACKING_OFF };
 enum admin_commands { ADMIN_COMMANDS_DENY, ADMIN_COMMANDS_ALLOW };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
-
-struct config_list {
-    char **v;
-    size_t n;
-};
 
 /* C types of the table's TYPE column. */
 typedef char *config_STRING;
@@ -38,56 +36,40 @@ struct config {
 #undef SETTING
 };
 
-/* Where the shared Redis is, taken from upstream.url and its companions. Strings are owned. */
-struct upstream_address {
-    char *host; /* NULL for a unix socket; an IPv6 literal has no brackets */
-    uint16_t port;
-    char *path; /* of the unix socket, or NULL */
-    uint32_t db;
-    char *user;     /* NULL: the default user */
-    char *password; /* NULL: no AUTH */
-    char *label;    /* "127.0.0.1:6379" or "unix:/path": how errors and logs call it */
-};
-
-/* One listening address, from `listen`. */
-struct listen_address {
-    char *host; /* NULL for a unix socket */
-    uint16_t port;
-    char *path;
-    char *label;
-};
-
 enum config_action {
     CONFIG_RUN,
     CONFIG_EXIT, /* --help, --version, --check, --print-config did their work; leave with exit_code,
-                    or the command line (2) or the configuration (1) is wrong and it was said on err */
+                    or the command line (2) or the configuration (1) is wrong and it was said on err
+                  */
 };
 
-/* Reads the command line, the environment (envp, NULL-terminated "K=V") and the file named by --config or NEARCACHE_CONFIG.
- * Output of --help and the like goes to `out`, errors to `err`. On CONFIG_RUN *config is filled and
- * validated and must be given to config_free. */
-__attribute__((warn_unused_result)) enum config_action
-config_load(struct config *config, int argc, char **argv, char **envp, FILE *out, FILE *err,
-            int *exit_code);
+/* Reads the command line, the environment (envp, NULL-terminated "K=V") and the file named by
+ * --config or NEARCACHE_CONFIG. Output of --help and the like goes to `out`, errors to `err`. On
+ * CONFIG_RUN *config is filled and validated and must be given to config_free. */
+__attribute__((warn_unused_result)) enum config_action config_load(struct config *config, int argc,
+                                                                   char **argv, char **envp,
+                                                                   FILE *out, FILE *err,
+                                                                   int *exit_code);
 
-/* SIGHUP: loads again from the same sources. Takes over what may change while running (logged by the
- * caller through `changed`, called with each path that was taken over, and `refused`, for each that
- * differs but needs a restart). False: the new configuration is wrong, it was said on err, nothing
- * was changed. */
-__attribute__((warn_unused_result)) bool
-config_reload(struct config *config, int argc, char **argv, char **envp, FILE *err,
-              void (*changed)(void *ctx, const char *path),
-              void (*refused)(void *ctx, const char *path), void *ctx);
+/* SIGHUP: loads again from the same sources. Takes over what may change while running (logged by
+ * the caller through `changed`, called with each path that was taken over, and `refused`, for each
+ * that differs but needs a restart). False: the new configuration is wrong, it was said on err,
+ * nothing was changed. */
+__attribute__((warn_unused_result)) bool config_reload(struct config *config, int argc, char **argv,
+                                                       char **envp, FILE *err,
+                                                       void (*changed)(void *ctx, const char *path),
+                                                       void (*refused)(void *ctx, const char *path),
+                                                       void *ctx);
 
 void config_free(struct config *config);
 
-/* Parsed forms; config_load has validated them, so false means out of memory. */
+/* Parsed forms; config_load has validated them, so false means out of memory or, for the upstream,
+ * that upstream.password_file can no longer be read. The file is read anew each time. Free them
+ * with upstream_address_free and listen_address_free. */
 __attribute__((warn_unused_result)) bool config_upstream(const struct config *config,
                                                          struct upstream_address *out);
-void upstream_address_free(struct upstream_address *address);
 __attribute__((warn_unused_result)) bool config_listen(const char *text,
                                                        struct listen_address *out);
-void listen_address_free(struct listen_address *address);
 
 /* The key prefix: `namespace`, or "SERVICE:" where it was not given. Owned by the caller; NULL: out
  * of memory. */

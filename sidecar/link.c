@@ -241,6 +241,14 @@ static uint8_t read_key_flags(const redisReply *flags)
     return found;
 }
 
+static bool is_incomplete(const redisReply *flags)
+{
+    for (size_t i = 0; flags && flags->type == REDIS_REPLY_ARRAY && i < flags->elements; i++)
+        if (text_is(flags->element[i], "incomplete"))
+            return true;
+    return false;
+}
+
 static void read_specs(struct command *c, const redisReply *specs)
 {
     for (size_t i = 0; i < specs->elements && c->n_specs < COMMAND_SPECS_MAX; i++) {
@@ -249,6 +257,8 @@ static void read_specs(struct command *c, const redisReply *specs)
         s->flags = read_key_flags(member(r, "flags"));
         read_begin(s, member(r, "begin_search"));
         read_find(s, member(r, "find_keys"));
+        if (is_incomplete(member(r, "flags"))) /* there are keys beside those it tells */
+            s->find = COMMAND_FIND_UNKNOWN;
     }
 }
 

@@ -1,5 +1,5 @@
-"""The command table against a real server: is commands.def what the server says, do we list the keys
-that the server lists, and can any arguments at all reach a key that is not ours?"""
+"""The command table against a real server: is commands.def what the server says, do we list the
+keys that the server lists, and can any arguments at all reach a key that is not ours?"""
 import os
 import random
 import runpy
@@ -54,7 +54,8 @@ sunionstore d a b | touch a b | ttl k | type k | unlink a b | watch a b
 xack k g 1-1 | xadd k nomkstream maxlen 5 * f v | xautoclaim k g c 0 0 | xclaim k g c 0 1-1
 xdel k 1-1 | xgroup create k g $ mkstream | xgroup createconsumer k g c | xgroup delconsumer k g c
 xgroup destroy k g | xgroup setid k g $ | xinfo consumers k g | xinfo groups k
-xinfo stream k full count 2 | xreadgroup group streams c streams k > | xlen k | xpending k g - + 5 | xrange k - + | xread streams a b 0 0
+xinfo stream k full count 2 | xreadgroup group streams c streams k >
+xlen k | xpending k g - + 5 | xrange k - + | xread streams a b 0 0
 xread count 2 block 5 streams a $
 xreadgroup group g c count 1 block 5 noack streams a b > > | xrevrange k + - | xsetid k 1-1
 xtrim k maxlen 5 | zadd k nx gt ch 1 m | zcard k | zcount k 0 1 | zdiff 2 a b withscores
@@ -84,10 +85,12 @@ sort k store store get v_*: k store v_*
 """
 CAN_BE_FOOLED = (b"sort", b"xread", b"xreadgroup", b"georadius", b"georadiusbymember", b"migrate")
 
-WORDS = """store storedist STORE by get # * w_* *->f nosort limit count streams keys copy replace auth
-auth2 group block noack claim asc desc alpha any withdist withcoord km m 0 1 2 3 -1 1.5 + - $ > 0-1
-k a b d s g left right min max weights aggregate sum match ex nx xx db and byscore bylex rev
-k\0x store\0x \0 '""".split() + [""]
+WORDS = """
+store storedist STORE by get # * w_* *->f nosort limit count streams keys copy replace auth auth2
+group block noack claim asc desc alpha any withdist withcoord km m 0 1 2 3 -1 1.5 + - $ > 0-1 k a
+b d s g left right min max weights aggregate sum match ex nx xx db and byscore bylex rev k\0x
+store\0x \0 '
+""".split() + [""]
 
 
 def lines_of(text):
@@ -213,18 +216,22 @@ def test_options_and_operands_are_told_apart(upstream):
 
 
 def test_commands_without_keys(upstream):
-    commands = split("ping k | publish c m | spublish c m | ssubscribe c | config get k | script load s"
-                     " | command getkeys get k | pubsub channels k | client id | multi | xinfo help")
+    commands = split("""
+ping k | publish c m | spublish c m | ssubscribe c | config get k | script load s | client id
+command getkeys get k | pubsub channels k | multi | xinfo help
+""")
     for args, answer, keys in zip(commands, ask_helper(commands), getkeys(upstream, commands)):
         assert our_keys(args, answer) == keys == Counter(), args
 
 
 def test_error_texts(upstream):
-    commands = split("foo | Foo a '' | get | GET a b | object nope a | Client nope | client | config"
-                     " | client setname | xgroup create | 'client|id' | lmpop | memory Usage")
-    commands += [[b"foo\r\nbar", b"a\nb"], [b"f\0o", b"a\0b", b"c"], [b"x" * 200], [b"foo", b"x" * 200],
-                 [b"foo", b"x" * 124, b"b", b"c"], [b"foo", b"x" * 100, b"y" * 100, b"z"],
-                 [b"config", b"x" * 200], [b"object", b"\r\n"], [b"object", b"\0"], [b"", b""]]
+    x = b"x" * 200
+    commands = split("""
+foo | Foo a '' | get | GET a b | object nope a | Client nope | client | config | client setname
+xgroup create | 'client|id' | lmpop | memory Usage
+""") + [[b"foo\r\nbar", b"a\nb"], [b"f\0o", b"a\0b", b"c"], [x], [b"foo", x], [b"config", x],
+        [b"foo", x[:124], b"b", b"c"], [b"foo", x[:100], x[:100], b"z"], [b"object", b"\r\n"],
+        [b"object", b"\0"], [b"", b""]]
     for args, answer in zip(commands, ask_helper(commands)):
         error = upstream(*args)
         code = "" if isinstance(error, redis.exceptions.NoPermissionError) else "ERR "
@@ -314,13 +321,14 @@ def rewritten(args, answer):
     return args
 
 
+NOT_SENT = set(b"""watch blpop brpop blmove brpoplpush blmpop bzmpop bzpopmin bzpopmax migrate move
+eval eval_ro evalsha evalsha_ro fcall fcall_ro""".split())
+
+
 def sendable(args):
-    """Without what blocks, what changes the connection, and what a script or another host may do."""
-    name = args[0].lower()
-    if name in (b"watch", b"blpop", b"brpop", b"blmove", b"brpoplpush", b"blmpop", b"bzmpop",
-                b"bzpopmin", b"bzpopmax", b"migrate", b"move") or name.startswith((b"eval", b"fcall")):
-        return False
-    return not any(arg.split(b"\0")[0].lower() in (b"block", b"db") for arg in args)
+    """Nothing that blocks, changes the connection or the database, or asks a script or a host."""
+    options = {arg.split(b"\0")[0].lower() for arg in args}
+    return args[0].lower() not in NOT_SENT and not options & {b"block", b"db"}
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker[0][0].decode())

@@ -1,0 +1,187 @@
+"""Every key that a client names lies in its service's namespace, whatever the command."""
+import pytest
+import redis as redis_py
+
+# Commands that read or write `other:secret` if it gets through, in every position that a key can have.
+SECRET = "other:secret"
+ESCAPES = [
+    ["GET", SECRET], ["GET", "../" + SECRET], ["GETEX", SECRET], ["SET", SECRET, "x"],
+    ["MGET", "a", SECRET], ["MSET", "a", "1", SECRET, "x"], ["MSETNX", "a", "1", SECRET, "x"],
+    ["DEL", "a", SECRET], ["UNLINK", SECRET], ["RENAME", SECRET, "mine"], ["RENAME", "a", SECRET],
+    ["RENAMENX", SECRET, "mine"], ["COPY", SECRET, "mine"], ["COPY", "mine", SECRET, "REPLACE"],
+    ["COPY", SECRET, "mine", "DB", "0", "REPLACE"], ["MOVE", SECRET, "1"], ["DUMP", SECRET],
+    ["EXPIRE", SECRET, "1"], ["PERSIST", SECRET], ["TYPE", SECRET], ["TTL", SECRET],
+    ["OBJECT", "ENCODING", SECRET], ["OBJECT", "FREQ", SECRET], ["MEMORY", "USAGE", SECRET],
+    ["MEMORY", "USAGE", SECRET, "SAMPLES", "5"], ["STRLEN", SECRET], ["APPEND", SECRET, "x"],
+    ["SETRANGE", SECRET, "0", "x"], ["BITOP", "OR", SECRET, "a"], ["BITOP", "OR", "mine", SECRET],
+    ["PFADD", SECRET, "x"], ["PFMERGE", SECRET, "a"], ["PFCOUNT", SECRET, "a"],
+    ["LPUSH", SECRET, "x"], ["LMOVE", SECRET, "mine", "LEFT", "LEFT"], ["RPOPLPUSH", "a", SECRET],
+    ["LMPOP", "2", "a", SECRET, "LEFT"], ["ZMPOP", "2", "a", SECRET, "MIN"],
+    ["SINTERCARD", "2", "a", SECRET], ["SINTERSTORE", SECRET, "a"], ["SUNIONSTORE", SECRET, "set"],
+    ["SDIFFSTORE", "mine", SECRET], ["SMOVE", SECRET, "mine", "x"], ["SUNION", "a", SECRET],
+    ["ZUNIONSTORE", SECRET, "1", "zset"], ["ZUNIONSTORE", "mine", "2", "a", SECRET],
+    ["ZUNION", "2", "a", SECRET, "WEIGHTS", "1", "1"], ["ZDIFFSTORE", SECRET, "1", "zset"],
+    ["ZINTERSTORE", SECRET, "1", "zset", "AGGREGATE", "MAX"], ["ZRANGESTORE", SECRET, "zset", "0", "-1"],
+    ["ZUNIONSTORE", "mine", "99", SECRET], ["ZUNIONSTORE", "mine", "-1", SECRET],
+    ["SORT", SECRET], ["SORT", "list", "STORE", SECRET], ["SORT", "list", "STORE", "a", "STORE", SECRET],
+    ["SORT", "list", "BY", "other:*", "GET", "other:*"], ["SORT", "list", "GET", "other:secret*"],
+    ["SORT", "list", "LIMIT", "0", "STORE", "STORE", SECRET], ["SORT_RO", SECRET],
+    ["SORT", "list", "BY", "nosort", "GET", "#", "GET", "other:*"],
+    ["GEORADIUS", "geo", "15", "37", "200", "km", "STORE", SECRET],
+    ["GEORADIUS", "geo", "15", "37", "200", "km", "STORE", "a", "STORE", SECRET],
+    ["GEORADIUS", "geo", "15", "37", "200", "km", "STOREDIST", SECRET, "STORE", "a"],
+    ["GEORADIUS", "geo", "15", "37", "200", "km", "COUNT", "1", "ANY", "STORE", SECRET],
+    ["GEORADIUSBYMEMBER", "geo", "Palermo", "200", "km", "STOREDIST", SECRET],
+    ["GEOSEARCHSTORE", SECRET, "geo", "FROMMEMBER", "Palermo", "BYRADIUS", "200", "km"],
+    ["XADD", SECRET, "*", "f", "v"], ["XREAD", "STREAMS", SECRET, "0"],
+    ["XREAD", "COUNT", "1", "STREAMS", "a", SECRET, "0", "0"],
+    ["XGROUP", "CREATE", SECRET, "g", "$", "MKSTREAM"], ["XINFO", "STREAM", SECRET],
+    ["XREADGROUP", "GROUP", "g", "c", "STREAMS", SECRET, ">"],
+    ["XREADGROUP", "COUNT", "1", "GROUP", "STREAMS", "c", "STREAMS", SECRET, ">"],
+    ["XREADGROUP", "GROUP", "STREAMS", "c", "NOACK", "STREAMS", SECRET, ">"],
+    ["EVAL", "return redis.call('get', KEYS[1])", "1", SECRET],
+    ["EVAL", "return redis.call('set', KEYS[2], 'x')", "2", "a", SECRET],
+    ["EVAL_RO", "return redis.call('get', KEYS[1])", "1", SECRET],
+    ["LCS", "a", SECRET], ["TOUCH", SECRET], ["EXISTS", SECRET], ["RESTORE", SECRET, "0", "x"],
+    ["MIGRATE", "127.0.0.1", "1", SECRET, "0", "10"],
+    ["MIGRATE", "127.0.0.1", "1", "", "0", "10", "KEYS", "a", SECRET],
+    ["MIGRATE", "127.0.0.1", "1", "", "0", "10", "AUTH", "KEYS", "KEYS", SECRET],
+    ["SCAN", "0", "MATCH", "other:*"], ["SCAN", "0", "MATCH", "*", "MATCH", "other:*"],
+    ["KEYS", "other:*"], ["KEYS", "*"], ["KEYS", "../*"], ["SCAN", "0"], ["RANDOMKEY"],
+    ["FLUSHDB"], ["FLUSHALL"], ["SWAPDB", "0", "1"], ["DEBUG", "OBJECT", SECRET],
+    ["CLUSTER", "GETKEYSINSLOT", "0", "10"], ["SLOWLOG", "GET"], ["CONFIG", "SET", "maxmemory", "1"],
+]
+
+
+@pytest.fixture
+def other(redis_server, nearcache):
+    """A Redis with another service's data, and a client of ours through nearcache."""
+    server = redis_server()
+    direct = server.client()
+    direct.set(SECRET, "s3cr3t")
+    near = nearcache(upstream=server, service="user-service").client()
+    near.rpush("list", 1, 2)
+    near.sadd("set", "x")
+    near.zadd("zset", {"x": 1})
+    near.geoadd("geo", (13.361389, 38.115556, "Palermo"))
+    near.set("a", "1")
+    near.delete("a")
+    return direct, near
+
+
+def test_no_argument_reaches_another_services_keys(other):
+    direct, near = other
+    for command in ESCAPES:
+        try:
+            reply = repr(near.execute_command(*command))
+        except redis_py.ResponseError as error:
+            reply = str(error)
+        assert "s3cr3t" not in reply, command
+        foreign = [key for key in direct.keys("*") if not key.startswith(b"user-service:")]
+        assert foreign == [SECRET.encode()], command
+        assert direct.get(SECRET) == b"s3cr3t", command
+        assert direct.ttl(SECRET) == -1, command
+
+
+@pytest.fixture
+def both(redis_server, nearcache):
+    server = redis_server()
+    return server.client(), nearcache(upstream=server, service="user-service").client()
+
+
+def test_a_key_gets_the_prefix(both):
+    direct, near = both
+    near.set("user:123", "x")
+    assert direct.keys("*") == [b"user-service:user:123"]
+    assert near.get("user:123") == b"x"
+
+
+def test_names_in_replies_lose_the_prefix(both):
+    direct, near = both
+    near.xadd("stream", {"f": "v"}, id="1-1")
+    near.rpush("list", "x")
+    near.zadd("zset", {"m": 1})
+    assert near.xread({"stream": "0"}) == [[b"stream", [(b"1-1", {b"f": b"v"})]]]
+    assert near.execute_command("LMPOP", 2, "none", "list", "LEFT") == [b"list", [b"x"]]
+    assert near.execute_command("ZMPOP", 1, "zset", "MIN")[0] == b"zset"
+    assert near.randomkey() == b"stream"
+    with pytest.raises(redis_py.ResponseError, match="No such key 'nokey'"):
+        near.xreadgroup("g", "c", {"nokey": ">"})
+    assert direct.keys("*") == [b"user-service:stream"]
+
+
+def test_sort_by_and_get_stay_inside(both):
+    direct, near = both
+    near.rpush("list", 1, 2)
+    near.mset({"w:1": 9, "w:2": 3, "o:1": "one", "o:2": "two"})
+    assert near.sort("list", by="w:*", get=["o:*", "#"]) == [b"two", b"2", b"one", b"1"]
+    assert near.sort("list", store="sorted", desc=True) == 2
+    assert direct.lrange("user-service:sorted", 0, -1) == [b"2", b"1"]
+
+
+def test_keys_and_scan_see_this_namespace_only(both):
+    direct, near = both
+    direct.mset({f"other:{i}": i for i in range(500)})
+    mine = {f"k{i}".encode() for i in range(300)}
+    near.mset({key: 1 for key in mine})
+    assert set(near.keys("*")) == mine
+    assert set(near.keys("k1?")) == {f"k1{i}".encode() for i in range(10)}
+    assert set(near.scan_iter()) == mine
+    assert set(near.scan_iter(match="k2*", count=7)) == {k for k in mine if k.startswith(b"k2")}
+    assert near.dbsize() == 300
+    assert near.randomkey() in mine
+
+
+def test_flush_takes_this_namespace_only_in_every_database(both):
+    direct, near = both
+    direct.mset({f"other:{i}": i for i in range(2500)})
+    near.mset({f"k{i}": i for i in range(2500)})
+    near.execute_command("SELECT", 0)
+    assert near.get("k1") == b"1"
+    assert near.flushdb() is True
+    assert near.get("k1") is None
+    assert direct.dbsize() == 2500
+    near.set("again", 1)
+    assert near.flushall() is True
+    assert direct.dbsize() == 2500 and near.dbsize() == 0 and near.randomkey() is None
+
+
+def test_flushall_reaches_the_other_databases(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    wire = near.wire()
+    for db in (0, 3):
+        assert wire.call("SELECT", db) == "OK"
+        assert wire.call("SET", "k", db) == "OK"
+    assert wire.call("FLUSHALL", "ASYNC") == "OK"
+    assert server.client().info("keyspace") == {}
+
+
+@pytest.mark.parametrize("prefix", ["a*b:", "[x]:", "q?:", "back\\slash:"])
+def test_glob_characters_in_the_prefix_mean_themselves(redis_server, nearcache, prefix):
+    server = redis_server()
+    direct = server.client()
+    near = nearcache("--namespace", prefix, upstream=server).client()
+    direct.mset({"aXb:1": 1, "x:1": 1, "qq:1": 1, "backslash:1": 1})
+    near.set("1", "mine")
+    assert direct.get(prefix + "1") == b"mine"
+    assert near.keys("*") == [b"1"] and list(near.scan_iter()) == [b"1"] and near.dbsize() == 1
+    near.flushdb()
+    assert direct.dbsize() == 4
+
+
+def test_an_empty_namespace_passes_names_through(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache("--namespace", "", upstream=server).client()
+    near.set("k", "v")
+    assert server.client().get("k") == b"v"
+    assert near.keys("*") == [b"k"] and near.dbsize() == 1 and near.randomkey() == b"k"
+    assert near.flushall() and near.dbsize() == 0
+
+
+def test_a_command_nobody_here_has_heard_of_is_asked_of_the_server(redis_server, nearcache):
+    server = redis_server("--rename-command", "GETSET", "SWAPVALUE")
+    near = nearcache(upstream=server).client()
+    near.set("k", "old")
+    assert near.execute_command("SWAPVALUE", "k", "new") == b"old"
+    assert server.client().get("demo:k") == b"new"
