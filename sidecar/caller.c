@@ -64,7 +64,8 @@ static void advance(struct caller *c)
     c->progress(c);
 }
 
-/* --- immediate answers -------------------------------------------------------------------------- */
+/* --- immediate answers --------------------------------------------------------------------------
+ */
 
 struct chain *caller_reply(struct caller *c)
 {
@@ -79,7 +80,10 @@ struct chain *caller_reply(struct caller *c)
     return &r->body;
 }
 
-void caller_replied(struct caller *c) { conn_send(c->conn); }
+void caller_replied(struct caller *c)
+{
+    conn_send(c->conn);
+}
 
 void caller_answer(struct caller *c, const char *reply, size_t len)
 {
@@ -114,7 +118,8 @@ void caller_answer_integer(struct caller *c, int64_t n)
     caller_replied(c);
 }
 
-/* --- later ones --------------------------------------------------------------------------------- */
+/* --- later ones ---------------------------------------------------------------------------------
+ */
 
 struct request *request_new(struct caller *c)
 {

@@ -19,7 +19,10 @@ struct chunk {
     bool borrowed;
 };
 
-static size_t room(const struct chunk *k) { return k->borrowed ? 0 : k->cap - k->end; }
+static size_t room(const struct chunk *k)
+{
+    return k->borrowed ? 0 : k->cap - k->end;
+}
 static size_t footprint(const struct chunk *k)
 {
     return sizeof *k + (k->borrowed ? 0 : k->cap);

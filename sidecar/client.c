@@ -1,9 +1,9 @@
 /* client.c - listeners and client connections.
  *
  *        on_bytes                                request_run
- *   conn --------> take_batch: parse up to 64 -> plan -> prefetch -> run --> hit: bytes into the output
- *    ^                                                               \--> miss: a request in the FIFO
- *    |  conn_flush at the end of the batch                                       |
+ *   conn --------> take_batch: parse up to 64 -> plan -> prefetch -> run --> hit: bytes into the
+ * output ^                                                               \--> miss: a request in
+ * the FIFO |  conn_flush at the end of the batch                                       |
  *    +------------------------- caller: replies in order <-----------------------+
  */
 #include "client.h"
@@ -34,7 +34,7 @@ struct client {
     struct caller caller; /* first: a caller is its client */
     uint32_t magic;
     bool closed;
-    bool held; /* not read from until enough of what it is owed has been sent, .. */
+    bool held;          /* not read from until enough of what it is owed has been sent, .. */
     bool waits_for_all; /* .. which is all of it */
     struct proxy *proxy;
     struct resp_request parser;
@@ -49,7 +49,8 @@ static struct client *client_of(void *arg)
     return cl;
 }
 
-/* --- the end ------------------------------------------------------------------------------------ */
+/* --- the end ------------------------------------------------------------------------------------
+ */
 
 static void destroy(struct loop_job *job)
 {
@@ -88,7 +89,8 @@ static bool leave_if_done(struct client *cl)
     return true;
 }
 
-/* --- taking requests ---------------------------------------------------------------------------- */
+/* --- taking requests ----------------------------------------------------------------------------
+ */
 
 static bool may_take(const struct client *cl)
 {
@@ -115,8 +117,8 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
     resp_args_reset(&cl->args);
     while (b->n < BATCH && at < n) {
         size_t used = 0, before = cl->args.n;
-        enum resp_status status = resp_request_parse(&cl->parser, &limits, p + at, n - at,
-                                                     &cl->args, &used, error);
+        enum resp_status status =
+            resp_request_parse(&cl->parser, &limits, p + at, n - at, &cl->args, &used, error);
         if (status == RESP_BAD)
             return false;
         if (status == RESP_MORE) {
@@ -255,7 +257,8 @@ static void on_ended(void *ctx, bool eof, const char *why)
 static const struct conn_callbacks conn_callbacks = {
     .bytes = on_bytes, .drained = on_drained, .ended = on_ended};
 
-/* --- accepting ---------------------------------------------------------------------------------- */
+/* --- accepting ----------------------------------------------------------------------------------
+ */
 
 static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
 {
@@ -291,8 +294,8 @@ static void client_new(struct proxy *p, evutil_socket_t fd)
     p->metrics->connections_received++;
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd,
-                      struct sockaddr *address, int len, void *ctx)
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address,
+                      int len, void *ctx)
 {
     (void)listener;
     (void)address;
@@ -312,7 +315,8 @@ static void on_accept_error(struct evconnlistener *listener, void *ctx)
     log_write(p->log, LOG_WARN, "accept_failed", "why", strerror(errno), NULL);
 }
 
-/* --- listeners ---------------------------------------------------------------------------------- */
+/* --- listeners ----------------------------------------------------------------------------------
+ */
 
 struct listener {
     struct evconnlistener *listener;
@@ -338,12 +342,12 @@ static int listen_socket(const struct sockaddr *address, socklen_t len)
     return -1;
 }
 
-/* A socket file that nobody answers at is left over from a crash; one that is answered is in use. */
+/* A socket file that nobody answers at is left over from a crash; one that is answered is in use.
+ */
 static bool remove_stale(const struct sockaddr_un *address)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool stale = fd >= 0 &&
-                 connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
+    bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
                  errno == ECONNREFUSED;
     if (fd >= 0)
         close(fd);
@@ -434,9 +438,13 @@ void listener_free(struct listener *l)
     free(l);
 }
 
-const char *listener_label(const struct listener *l) { return l->label; }
+const char *listener_label(const struct listener *l)
+{
+    return l->label;
+}
 
-/* --- shutting down ------------------------------------------------------------------------------ */
+/* --- shutting down ------------------------------------------------------------------------------
+ */
 
 void clients_drain(struct proxy *p)
 {

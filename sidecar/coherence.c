@@ -49,7 +49,10 @@ struct coherence {
     struct pending *writes[BUCKETS];
 };
 
-static size_t bucket(uint64_t hash) { return (size_t)(hash >> 17) % BUCKETS; }
+static size_t bucket(uint64_t hash)
+{
+    return (size_t)(hash >> 17) % BUCKETS;
+}
 
 struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
                                 const struct coherence_options *options)
@@ -81,7 +84,8 @@ void coherence_set_options(struct coherence *c, const struct coherence_options *
     c->options = *options;
 }
 
-/* --- kills and epochs --------------------------------------------------------------------------- */
+/* --- kills and epochs ---------------------------------------------------------------------------
+ */
 
 static void detach(struct coherence *c, struct fill **at)
 {
@@ -156,7 +160,8 @@ bool coherence_serving(const struct coherence *c, uint64_t now)
     return c->up && coherence_lease_age(c, now) <= c->options.lease;
 }
 
-/* --- reads -------------------------------------------------------------------------------------- */
+/* --- reads --------------------------------------------------------------------------------------
+ */
 
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
                       struct l1_hit *hit)
@@ -248,7 +253,7 @@ void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, si
 {
     assert(f->magic == FILL_MAGIC);
     f->begun = true;
-    if (!f->attached)
+    if (!f->attached || n == 0)
         return;
     if (n > c->options.max_value - f->value_len) {
         detach_fill(c, f);
@@ -331,7 +336,8 @@ void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uin
     part_done(c, f, now);
 }
 
-/* --- writes ------------------------------------------------------------------------------------- */
+/* --- writes -------------------------------------------------------------------------------------
+ */
 
 bool coherence_write_begin(struct coherence *c, uint64_t hash)
 {

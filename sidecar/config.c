@@ -16,7 +16,8 @@
 #include <string.h>
 
 #include "json.h"
-#include "nearest.h"
+#include "options.h"
+#include "rules.h"
 
 #ifndef NEARCACHE_VERSION
 #define NEARCACHE_VERSION "0.1.0"
@@ -42,6 +43,8 @@ static const struct setting settings[] = {
 #include "config.def"
 #undef SETTING
 };
+
+static const struct setting_table table = {settings, sizeof settings / sizeof *settings};
 
 enum {
     N_SETTINGS = sizeof settings / sizeof *settings,
@@ -87,22 +90,6 @@ __attribute__((format(printf, 3, 4))) static void complain(struct loader *l, enu
         l->errors++;
 }
 
-static const struct setting *find_setting(const char *path)
-{
-    for (size_t i = 0; i < N_SETTINGS; i++)
-        if (strcmp(settings[i].path, path) == 0)
-            return &settings[i];
-    return NULL;
-}
-
-static const char *nearest_setting(const char *typed)
-{
-    const char *names[N_SETTINGS];
-    for (size_t i = 0; i < N_SETTINGS; i++)
-        names[i] = settings[i].path;
-    return nearest_name(typed, names, N_SETTINGS);
-}
-
 /* "l1.max_memory" -> "NEARCACHE_L1_MAX_MEMORY" */
 static void environment_name(const char *path, char name[NAME_BYTES])
 {
@@ -111,139 +98,20 @@ static void environment_name(const char *path, char name[NAME_BYTES])
         *p = *p == '.' || *p == '-' ? '_' : (char)toupper((unsigned char)*p);
 }
 
-/* --- what a value must be, beyond its type --------------------------------------------------- */
-
-static bool has_control(const char *text)
+/* Where the value of s comes from. */
+static void describe_origin(const struct loader *l, const struct setting *s,
+                            char text[MESSAGE_BYTES])
 {
-    for (; *text; text++)
-        if (iscntrl((unsigned char)*text))
-            return true;
-    return false;
-}
-
-static const char *check_text(const char *text)
-{
-    if (!*text)
-        return "empty (leave it out instead)";
-    return has_control(text) ? "contains a line break or control character" : NULL;
-}
-
-static const char *check_service(const char *text)
-{
-    size_t n = strlen(text);
-    if (n < 1 || n > 128)
-        return "not a name of 1 to 128 bytes";
-    for (; *text; text++)
-        if (*text <= ' ' || *text > '~' || *text == '"' || *text == '\'')
-            return "not a name of printable ASCII without spaces and quotes";
-    return NULL;
-}
-
-static const char *check_namespace(const char *text)
-{
-    if (strlen(text) > 256)
-        return "longer than 256 bytes";
-    return has_control(text) ? "contains a line break or control character" : NULL;
-}
-
-static const char *check_listen(const char *text)
-{
-    struct listen_address address;
-    const char *wrong = listen_address_parse(text, &address);
-    listen_address_free(&address);
-    return wrong;
-}
-
-static const char *check_upstream(const char *text)
-{
-    struct upstream_address address;
-    const char *wrong = has_control(text) ? "contains a line break or control character"
-                                          : upstream_address_parse(text, &address);
-    if (!wrong && address.password && strcmp(address.password, "***") == 0)
-        wrong = "*** stands for a password that --print-config did not show";
-    if (!has_control(text))
-        upstream_address_free(&address);
-    return wrong;
-}
-
-static const char *check_secret(const char *text)
-{
-    if (strcmp(text, "***") == 0)
-        return "*** stands for a secret that --print-config did not show";
-    return check_text(text);
-}
-
-static const char *check_string(const struct setting *s, const char *text)
-{
-    static const struct {
-        const char *path;
-        const char *(*check)(const char *text);
-    } rules[] = {
-        {"service", check_service},
-        {"namespace", check_namespace},
-        {"upstream.url", check_upstream},
-    };
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        if (strcmp(s->path, rules[i].path) == 0)
-            return rules[i].check(text);
-    return s->type == SETTING_SECRET ? check_secret(text) : check_text(text);
-}
-
-static const char *check_list(const struct config_list *list)
-{
-    const char *wrong = NULL;
-    for (size_t i = 0; !wrong && i < list->n; i++)
-        wrong = check_listen(list->v[i]);
-    return wrong;
-}
-
-/* A COUNT has its limits in config.def. */
-static const struct limit {
-    const char *path;
-    uint64_t least, most; /* bytes or milliseconds */
-    bool or_zero;
-} limits[] = {
-    {"upstream.connect_timeout", 10, 3600000, false},
-    {"upstream.timeout", 10, 3600000, false},
-    {"upstream.scan_timeout", 10, 3600000, false},
-    {"l1.max_memory", 64 * 1024, UINT64_C(16) << 30, true},
-    {"l1.max_value", 0, 512 << 20, false},
-    {"l1.ttl", 1, UINT64_C(365) * 24 * 3600000, false},
-    {"invalidation.lease", 100, 60000, false},
-    {"client.max_query", 1024, UINT64_C(16) << 30, false},
-    {"client.max_output", 1024, UINT64_C(64) << 30, false},
-    {"drain_timeout", 0, 3600000, false},
-};
-
-static bool check_number(const struct setting *s, uint64_t n, char error[SETTING_ERROR_MAX])
-{
-    const struct limit *limit = limits, *end = limits + sizeof limits / sizeof *limits;
-    char least[SETTING_NUMBER_MAX], most[SETTING_NUMBER_MAX];
-    while (limit < end && strcmp(limit->path, s->path) != 0)
-        limit++;
-    if (limit == end || (n >= limit->least && n <= limit->most) || (n == 0 && limit->or_zero))
-        return true;
-    setting_format_number(s->type, limit->least, least);
-    setting_format_number(s->type, limit->most, most);
-    snprintf(error, SETTING_ERROR_MAX, "not from %s to %s%s", least, most,
-             limit->or_zero ? ", nor 0" : "");
-    return false;
-}
-
-/* Of the value that `text` has just given to s. */
-static bool check_value(const struct config *config, const struct setting *s, const char *text,
-                        char error[SETTING_ERROR_MAX])
-{
-    const char *wrong = NULL;
-    if (s->type == SETTING_STRING || s->type == SETTING_SECRET)
-        wrong = check_string(s, text);
-    else if (s->type == SETTING_LIST)
-        wrong = check_list(&config->listen); /* the only one there is */
-    else if (s->type == SETTING_BYTES || s->type == SETTING_DURATION)
-        return check_number(s, setting_number(s, config), error);
-    if (wrong)
-        snprintf(error, SETTING_ERROR_MAX, "%s", wrong);
-    return !wrong;
+    char variable[NAME_BYTES];
+    const struct origin *origin = &l->origins[s - settings];
+    environment_name(s->path, variable);
+    if (origin->source == FROM_FILE)
+        snprintf(text, MESSAGE_BYTES, "%s:%u", l->file, origin->line);
+    else if (origin->source == FROM_ENVIRONMENT)
+        snprintf(text, MESSAGE_BYTES, "environment %s", variable);
+    else
+        snprintf(text, MESSAGE_BYTES, "%s",
+                 origin->source == FROM_DEFAULT ? "default" : "command line");
 }
 
 /* --- assigning ------------------------------------------------------------------------------- */
@@ -266,8 +134,7 @@ static void assign(struct loader *l, const struct assignment *a)
     char error[SETTING_ERROR_MAX];
     const struct setting *s = a->setting;
     l->origins[s - settings] = a->origin;
-    if (setting_set(s, l->config, a->text, a->add, error) &&
-        check_value(l->config, s, a->text, error))
+    if (setting_set(s, l->config, a->text, a->add, error) && rules_check(s, l->config, error))
         return;
     if (may_show(s, a->text))
         complain(l, a->origin.source, "%s=%.*s%s: %s", a->where, VALUE_SHOWN, a->text,
@@ -287,78 +154,95 @@ static void assign_defaults(struct loader *l)
 
 /* --- the file -------------------------------------------------------------------------------- */
 
-static const char *json_type_name(enum json_type type)
+/* What the file has for s, in words. */
+static const char *found_type(const struct setting *s, const struct json_value *v)
 {
     static const char *const names[] = {
-        [JSON_STRING] = "a string", [JSON_NUMBER] = "a number", [JSON_BOOL] = "true or false",
-        [JSON_NULL] = "null",       [JSON_ARRAY] = "an array",  [JSON_OBJECT] = "an object"};
-    return names[type];
+        [JSON_STRING] = "a string",      [JSON_NUMBER] = "a number",
+        [JSON_BOOL] = "true or false",   [JSON_NULL] = "null",
+        [JSON_ARRAY] = "an empty array", [JSON_OBJECT] = "an empty object"};
+    return v->index >= 0 && s->type != SETTING_LIST ? "an array" : names[v->type];
 }
 
-/* The JSON types that a setting takes, in words; NULL: it takes this one. */
-static const char *wrong_type(const struct setting *s, const struct json_value *v)
+/* The JSON types that s takes, in words. NULL: this is one of them. */
+static const char *expected_type(const struct setting *s, const struct json_value *v)
 {
-    enum json_type type = v->index < 0 ? v->type : JSON_ARRAY;
+    bool scalar = v->index < 0, string = v->type == JSON_STRING, number = v->type == JSON_NUMBER;
     switch (s->type) {
     case SETTING_STRING:
     case SETTING_SECRET:
     case SETTING_ENUM:
-        return type == JSON_STRING ? NULL : "a string";
+        return scalar && string ? NULL : "a string";
     case SETTING_LIST:
-        return v->type == JSON_STRING ? NULL : "a string or an array of strings";
+        return string ? NULL : "a string or an array of strings";
     case SETTING_BYTES:
     case SETTING_DURATION:
-        return type == JSON_STRING || type == JSON_NUMBER ? NULL : "a string or a number";
+        return scalar && (string || number) ? NULL : "a string or a number";
     case SETTING_COUNT:
-        return type == JSON_STRING || type == JSON_NUMBER ? NULL : "a number";
+        return scalar && (string || number) ? NULL : "a number";
     case SETTING_BOOL:
-        return type == JSON_STRING || type == JSON_BOOL ? NULL : "true or false";
+        return scalar && (string || v->type == JSON_BOOL) ? NULL : "true or false";
     }
     return NULL;
 }
 
+/* Whether settings have paths that start with "path.". */
+static bool is_group(const char *path)
+{
+    size_t n = strlen(path);
+    for (size_t i = 0; i < N_SETTINGS; i++)
+        if (strncmp(settings[i].path, path, n) == 0 && settings[i].path[n] == '.')
+            return true;
+    return false;
+}
+
 static void unknown_member(struct loader *l, const struct json_value *v)
 {
-    const char *nearest = nearest_setting(v->path);
+    const char *nearest = setting_nearest(&table, v->path);
+    if (v->type == JSON_OBJECT && is_group(v->path)) /* an empty one, then */
+        return;
     complain(l, FROM_FILE, "%s:%u: unknown setting \"%s\"%s%s%s", l->file, v->line, v->path,
              nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
 }
 
-/* A name with a leading underscore is a comment: JSON has no others. */
-static bool assign_member(void *ctx, const struct json_value *v)
+static void assign_known(struct loader *l, const struct setting *s, const struct json_value *v)
 {
-    struct loader *l = ctx;
-    const struct setting *s = find_setting(v->path);
     char where[MESSAGE_BYTES];
-    if (*v->path == '_' || (s && v->type == JSON_NULL && v->index < 0)) /* null: not given here */
-        return true;
-    if (!s) {
-        unknown_member(l, v);
-        return true;
-    }
-    const struct origin *before = &l->origins[s - settings];
-    const char *expected = wrong_type(s, v);
+    struct origin before = l->origins[s - settings];
+    const char *expected = expected_type(s, v);
     snprintf(where, sizeof where, "%s:%u: %s", l->file, v->line, s->path);
-    if (before->source == FROM_FILE && v->index <= 0)
-        complain(l, FROM_FILE, "%s: given twice, first in line %u", where, before->line);
+    l->origins[s - settings] = (struct origin){FROM_FILE, v->line};
+    if (before.source == FROM_FILE && v->index <= 0)
+        complain(l, FROM_FILE, "%s: given twice, first in line %u", where, before.line);
     else if (expected)
-        complain(l, FROM_FILE, "%s: expected %s, not %s%s", where, expected,
-                 v->index < 0 || s->type != SETTING_LIST ? "" : "an array with ",
-                 json_type_name(v->index < 0 || s->type == SETTING_LIST ? v->type : JSON_ARRAY));
+        complain(l, FROM_FILE, "%s: expected %s, not %s", where, expected, found_type(s, v));
     else
         assign(l, &(struct assignment){.setting = s,
                                        .text = v->text,
                                        .origin = {FROM_FILE, v->line},
                                        .add = v->index > 0,
                                        .where = where});
-    l->origins[s - settings] = (struct origin){FROM_FILE, v->line};
+}
+
+/* A name with a leading underscore is a comment, as JSON has no others; null: not given here. */
+static bool assign_member(void *ctx, const struct json_value *v)
+{
+    struct loader *l = ctx;
+    const struct setting *s = setting_find(&table, v->path);
+    bool one_of_many = v->index > 0 && (!s || s->type != SETTING_LIST); /* was told already */
+    if (*v->path == '_' || one_of_many)
+        return true;
+    if (!s)
+        unknown_member(l, v);
+    else if (v->type != JSON_NULL || v->index >= 0)
+        assign_known(l, s, v);
     return true;
 }
 
 /* The whole file, malloc'ed, or NULL after a complaint. */
 static char *read_file(struct loader *l, size_t *len)
 {
-    FILE *f = fopen(l->file, "re");
+    FILE *f = fopen(l->file, "re"); /* an empty name is an error like any that is not there */
     char *text = f ? malloc(FILE_BYTES_MAX + 1) : NULL;
     bool ok = text;
     if (ok) {
@@ -412,7 +296,7 @@ static bool kubernetes_sets(const char *name, const char *value)
 static void unknown_variable(struct loader *l, const char *name)
 {
     char right[NAME_BYTES] = "";
-    const char *nearest = nearest_setting(name + strlen(ENVIRONMENT_PREFIX));
+    const char *nearest = setting_nearest(&table, name + strlen(ENVIRONMENT_PREFIX));
     if (nearest)
         environment_name(nearest, right);
     complain(l, FROM_ENVIRONMENT, "environment %s: no such setting%s%s%s", name,
@@ -465,149 +349,6 @@ static const char *environment_value(char **envp, const char *name)
 
 /* --- the command line ------------------------------------------------------------------------ */
 
-enum option_kind {
-    OPTION_WRONG, /* `where` says why */
-    OPTION_SETTING,
-    OPTION_SET,
-    OPTION_CONFIG,
-    OPTION_CHECK,
-    OPTION_PRINT_CONFIG,
-    OPTION_HELP,
-    OPTION_VERSION,
-};
-
-static const struct {
-    const char *name;
-    enum option_kind kind;
-    bool has_value;
-    const char *path; /* of the setting that it is short for */
-} options[] = {
-    {"set", OPTION_SET, true, NULL},
-    {"config", OPTION_CONFIG, true, NULL},
-    {"check", OPTION_CHECK, false, NULL},
-    {"print-config", OPTION_PRINT_CONFIG, false, NULL},
-    {"help", OPTION_HELP, false, NULL},
-    {"version", OPTION_VERSION, false, NULL},
-    {"upstream", OPTION_SETTING, true, "upstream.url"},
-};
-enum { N_OPTIONS = sizeof options / sizeof *options };
-
-struct option {
-    enum option_kind kind;
-    const struct setting *setting;
-    const char *value;
-    char where[MESSAGE_BYTES];
-};
-
-struct arguments {
-    char **v; /* the next one */
-    char **end;
-};
-
-__attribute__((format(printf, 2, 3))) static void wrong_option(struct option *o, const char *format,
-                                                               ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(o->where, sizeof o->where, format, args);
-    va_end(args);
-    o->kind = OPTION_WRONG;
-}
-
-static void unknown_option(struct option *o, const char *name)
-{
-    const char *names[N_SETTINGS + N_OPTIONS];
-    for (size_t i = 0; i < N_SETTINGS; i++)
-        names[i] = settings[i].path;
-    for (size_t i = 0; i < N_OPTIONS; i++)
-        names[N_SETTINGS + i] = options[i].name;
-    const char *nearest = nearest_name(name, names, N_SETTINGS + N_OPTIONS);
-    wrong_option(o, "--%.*s: no such option%s%s%s", VALUE_SHOWN, name,
-                 nearest ? "; did you mean --" : "", nearest ? nearest : "", nearest ? "?" : "");
-}
-
-/* Fills in what `name` stands for. False: no such option. */
-static bool name_option(struct option *o, const char *name, bool *has_value)
-{
-    for (size_t i = 0; i < N_OPTIONS; i++) {
-        if (strcmp(options[i].name, name) != 0)
-            continue;
-        o->kind = options[i].kind;
-        o->setting = options[i].path ? find_setting(options[i].path) : NULL;
-        *has_value = options[i].has_value;
-        return true;
-    }
-    o->kind = OPTION_SETTING;
-    o->setting = find_setting(name);
-    *has_value = o->setting && o->setting->type != SETTING_BOOL;
-    return o->setting;
-}
-
-/* --set path=value */
-static void split_set(struct option *o)
-{
-    char path[NAME_BYTES];
-    const char *equals = strchr(o->value, '=');
-    if (!equals) {
-        wrong_option(o, "--set %.*s: expected path=value", VALUE_SHOWN, o->value);
-        return;
-    }
-    snprintf(path, sizeof path, "%.*s", (int)(equals - o->value), o->value);
-    o->setting = find_setting(path);
-    if (!o->setting) {
-        const char *nearest = nearest_setting(path);
-        wrong_option(o, "--set %s: unknown setting%s%s%s", path, nearest ? "; did you mean " : "",
-                     nearest ? nearest : "", nearest ? "?" : "");
-        return;
-    }
-    o->kind = OPTION_SETTING;
-    o->value = equals + 1;
-    snprintf(o->where, sizeof o->where, "--set %s", path);
-}
-
-/* The value behind the '=' or in the next argument; a flag of a BOOL alone means true. */
-static void take_value(struct option *o, struct arguments *args, const char *name,
-                       const char *equals, bool has_value)
-{
-    o->value = equals ? equals + 1 : "true";
-    if (equals && !has_value && o->kind != OPTION_SETTING)
-        wrong_option(o, "--%s: takes no value", name);
-    if (equals || !has_value)
-        return;
-    if (args->v == args->end || strncmp(*args->v, "--", 2) == 0)
-        wrong_option(o, "--%s: its value is missing", name);
-    else
-        o->value = *args->v++;
-}
-
-/* False: no more. */
-static bool next_option(struct arguments *args, struct option *o)
-{
-    char name[NAME_BYTES];
-    bool has_value;
-    if (args->v == args->end)
-        return false;
-    const char *arg = *args->v++;
-    if (strcmp(arg, "-h") == 0)
-        arg = "--help";
-    if (strncmp(arg, "--", 2) != 0 || arg[2] == '\0') {
-        wrong_option(o, "%.*s: unexpected argument", VALUE_SHOWN, arg);
-        return true;
-    }
-    const char *equals = strchr(arg, '=');
-    size_t n = equals ? (size_t)(equals - arg) - 2 : strlen(arg) - 2;
-    snprintf(name, sizeof name, "%.*s", (int)(n < NAME_BYTES ? n : NAME_BYTES), arg + 2);
-    if (!name_option(o, name, &has_value)) {
-        unknown_option(o, name);
-        return true;
-    }
-    snprintf(o->where, sizeof o->where, "--%s", name);
-    take_value(o, args, name, equals, has_value);
-    if (o->kind == OPTION_SET)
-        split_set(o);
-    return true;
-}
-
 /* What the command line asks for besides settings. */
 struct wishes {
     const char *file;
@@ -617,7 +358,7 @@ struct wishes {
 static void read_wishes(struct loader *l, struct arguments args, struct wishes *wishes)
 {
     struct option o;
-    while (next_option(&args, &o)) {
+    while (options_next(&args, &o)) {
         if (o.kind == OPTION_WRONG)
             complain(l, FROM_COMMAND_LINE, "%s", o.where);
         else if (o.kind == OPTION_CONFIG)
@@ -632,7 +373,7 @@ static void read_wishes(struct loader *l, struct arguments args, struct wishes *
 static void assign_command_line(struct loader *l, struct arguments args)
 {
     struct option o;
-    while (next_option(&args, &o)) {
+    while (options_next(&args, &o)) {
         if (o.kind != OPTION_SETTING)
             continue;
         bool again = l->origins[o.setting - settings].source == FROM_COMMAND_LINE;
@@ -700,17 +441,18 @@ static bool find_upstream(const struct config *config, struct upstream_address *
     return ok;
 }
 
-static void check_upstream_settings(struct loader *l)
+static void check_upstream(struct loader *l)
 {
-    char error[SETTING_ERROR_MAX];
+    char error[SETTING_ERROR_MAX], where[MESSAGE_BYTES];
     struct upstream_address address;
-    const struct config *config = l->config;
-    const char *file = config->upstream_password_file;
-    if (file && config->upstream_password)
+    const char *file = l->config->upstream_password_file;
+    describe_origin(l, setting_find(&table, "upstream.password_file"), where);
+    if (file && l->config->upstream_password)
         complain(l, FROM_DEFAULT,
-                 "upstream.password, upstream.password_file: only one of them can be used");
-    else if (!find_upstream(config, &address, error))
-        complain(l, FROM_DEFAULT, "upstream.password_file=%s: %s", file ? file : "", error);
+                 "%s: upstream.password_file: there is an upstream.password already", where);
+    else if (!find_upstream(l->config, &address, error))
+        complain(l, FROM_DEFAULT, "%s: upstream.password_file=%s: %s", where, file ? file : "",
+                 error);
     else {
         if (address.user && !address.password)
             complain(l, FROM_DEFAULT,
@@ -726,7 +468,7 @@ static void check_together(struct loader *l)
         complain(l, FROM_DEFAULT,
                  "the service's name is missing: give --service NAME, "
                  "NEARCACHE_SERVICE or \"service\" in the file");
-    check_upstream_settings(l);
+    check_upstream(l);
 }
 
 /* --- --help, --print-config ------------------------------------------------------------------ */
@@ -805,18 +547,13 @@ static bool print_value(const struct config *config, const struct setting *s, FI
     return text;
 }
 
-static bool print_origin(const struct loader *l, size_t i, FILE *out)
+static bool print_origin(const struct loader *l, const struct setting *s, FILE *out)
 {
-    char variable[NAME_BYTES], text[MESSAGE_BYTES] = "command line";
-    const struct origin *origin = &l->origins[i];
-    environment_name(settings[i].path, variable);
-    if (origin->source == FROM_FILE)
-        snprintf(text, sizeof text, "%s:%u", l->file, origin->line);
-    else if (origin->source == FROM_ENVIRONMENT)
-        snprintf(text, sizeof text, "environment %s", variable);
+    char text[MESSAGE_BYTES];
+    describe_origin(l, s, text);
     char *quoted = json_print_string(text);
     if (quoted)
-        fprintf(out, "    \"%s\": %s", settings[i].path, quoted);
+        fprintf(out, "    \"%s\": %s", s->path, quoted);
     free(quoted);
     return quoted;
 }
@@ -836,7 +573,7 @@ static bool print_config(const struct loader *l, FILE *out)
         if (l->origins[i].source == FROM_DEFAULT)
             continue;
         fputs(first ? "\n" : ",\n", out);
-        ok = print_origin(l, i, out);
+        ok = print_origin(l, &settings[i], out);
         first = false;
     }
     fputs("\n  }\n}\n", out);
@@ -875,7 +612,7 @@ enum config_action config_load(struct config *config, int argc, char **argv, cha
 {
     struct loader l = {.config = config, .err = err};
     struct wishes wishes = {.file = environment_value(envp, ENVIRONMENT_PREFIX "CONFIG")};
-    struct arguments args = {argc > 0 ? argv + 1 : argv, argv + argc};
+    struct arguments args = {argc > 0 ? argv + 1 : argv, argv + argc, &table};
     *config = (struct config){0};
     read_wishes(&l, args, &wishes);
     l.file = wishes.file;

@@ -33,9 +33,9 @@ struct conn {
     uint32_t magic;
     uint8_t state;
     bool paused;
-    bool want_write;  /* the write event is pending */
-    bool ended;       /* `ended` has been called or is queued */
-    bool offer;       /* untaken bytes are to be offered again */
+    bool want_write; /* the write event is pending */
+    bool ended;      /* `ended` has been called or is queued */
+    bool offer;      /* untaken bytes are to be offered again */
     struct loop *loop;
     struct event *reading, *writing;
     struct evdns_getaddrinfo_request *resolving;
@@ -168,7 +168,8 @@ static char *read_target(struct conn *c, size_t *room)
         *room = LOOP_READ_BYTES;
         return loop->read_buffer;
     }
-    /* Doubling, but no more than what is said to be needed: a declared length alone costs nothing. */
+    /* Doubling, but no more than what is said to be needed: a declared length alone costs nothing.
+     */
     size_t cap = c->in.cap - c->in.len >= LOOP_CARRY_BYTES ? c->in.cap : c->in.len * 2;
     if (cap < LOOP_READ_BYTES)
         cap = LOOP_READ_BYTES;
@@ -245,12 +246,30 @@ void conn_resume(struct conn *c)
     }
 }
 
-bool conn_paused(const struct conn *c) { return c->paused; }
-void conn_limit_input(struct conn *c, size_t bytes) { c->in_limit = bytes; }
-void conn_want(struct conn *c, size_t bytes) { c->in_wanted = bytes; }
-size_t conn_unread(const struct conn *c) { return c->in.len; }
-size_t conn_input_capacity(const struct conn *c) { return c->in.cap; }
-evutil_socket_t conn_fd(const struct conn *c) { return c->fd; }
+bool conn_paused(const struct conn *c)
+{
+    return c->paused;
+}
+void conn_limit_input(struct conn *c, size_t bytes)
+{
+    c->in_limit = bytes;
+}
+void conn_want(struct conn *c, size_t bytes)
+{
+    c->in_wanted = bytes;
+}
+size_t conn_unread(const struct conn *c)
+{
+    return c->in.len;
+}
+size_t conn_input_capacity(const struct conn *c)
+{
+    return c->in.cap;
+}
+evutil_socket_t conn_fd(const struct conn *c)
+{
+    return c->fd;
+}
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
@@ -272,10 +291,10 @@ static bool write_some(struct conn *c)
     int pieces = chain_iov(&c->out, iov, IOV_PIECES);
     if (pieces == 0)
         return true;
-    ssize_t n = pieces == 1 ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                            : sendmsg(c->fd,
-                                      &(struct msghdr){.msg_iov = iov, .msg_iovlen = (size_t)pieces},
-                                      MSG_NOSIGNAL);
+    ssize_t n = pieces == 1
+                    ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                    : sendmsg(c->fd, &(struct msghdr){.msg_iov = iov, .msg_iovlen = (size_t)pieces},
+                              MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN && errno != EINTR)
         broken(c, strerror(errno));
     else if (n > 0)
@@ -317,7 +336,10 @@ static void flush_or_offer(struct loop_job *job)
     conn_flush(c);
 }
 
-struct chain *conn_out(struct conn *c) { return &c->out; }
+struct chain *conn_out(struct conn *c)
+{
+    return &c->out;
+}
 
 void conn_send(struct conn *c)
 {

@@ -98,7 +98,10 @@ struct dev *dev_start(const char *program, char error[DEV_ERROR_MAX])
     return NULL;
 }
 
-const char *dev_url(const struct dev *d) { return d->url; }
+const char *dev_url(const struct dev *d)
+{
+    return d->url;
+}
 
 void dev_stop(struct dev *d)
 {

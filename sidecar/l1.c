@@ -38,7 +38,7 @@ enum {
     INDEX_SHARE = 64,
     GHOST_SHARE = 100,
     SMALL_SHARE = 10,
-    HOLE_SHARE = 10, /* more holes than this in main are squeezed out */
+    HOLE_SHARE = 10, /* of a ring; more holes are squeezed out */
 
     CREDIT_HIT = 8,
     CREDIT_MAX = 31,
@@ -311,16 +311,15 @@ static void pop_holes(struct l1 *l1, struct ring *r)
     }
 }
 
-/* Moves the entry at the tail of `from` to main's head, where there is room: main's own tail makes
- * its own. */
-static void carry(struct l1 *l1, struct ring *from)
+/* Moves the entry at the tail of `from` to the head of `to`, which has room. In one and the same
+ * ring the tail always makes room enough for itself, but old and new place may overlap. */
+static void carry(struct l1 *l1, struct ring *from, struct ring *to)
 {
     uint32_t pos = from->tail, n = span(at(l1, pos));
     uint32_t *link = link_to(l1, pos);
     ring_pop(from, n);
-    uint32_t to = ring_append(&l1->main, n);
-    memmove(at(l1, to), at(l1, pos), (size_t)n * UNIT);
-    *link = to;
+    *link = ring_append(to, n);
+    memmove(at(l1, *link), at(l1, pos), (size_t)n * UNIT);
 }
 
 /* ---- ghost: which keys left lately. A slot is a fingerprint and the time it came ---- */
@@ -391,19 +390,22 @@ static bool earned_stay(const struct entry *e, uint32_t cost)
     return e->credit > 0 && e->credit >= cost;
 }
 
-/* Main's tail stays if it can pay; holes in excess are squeezed out at nobody's cost. */
-static bool main_keeps(struct l1 *l1, struct sweep *s, struct entry *e)
+static bool may_copy(struct sweep *s, uint32_t n)
 {
-    size_t bytes = (size_t)span(e) * UNIT;
+    size_t bytes = (size_t)n * UNIT;
     if (bytes > s->copy_left)
         return false;
-    if (l1->main.holes <= l1->main.size / HOLE_SHARE) {
-        uint32_t cost = stay_cost(l1, e);
-        if (!earned_stay(e, cost))
-            return false;
-        e->credit = (uint8_t)(e->credit - cost);
-    }
     s->copy_left -= bytes;
+    return true;
+}
+
+/* Main's tail stays if it can pay. */
+static bool main_keeps(struct l1 *l1, struct sweep *s, struct entry *e)
+{
+    uint32_t cost = stay_cost(l1, e);
+    if (!earned_stay(e, cost) || !may_copy(s, span(e)))
+        return false;
+    e->credit = (uint8_t)(e->credit - cost);
     return true;
 }
 
@@ -422,6 +424,19 @@ static void evict(struct l1 *l1, uint32_t pos)
     l1->stats.evictions++;
 }
 
+/* Brings holes back below their share: as the tail goes round, entries are copied to the head,
+ * at no cost to their credit, and holes are not. */
+static void squeeze(struct l1 *l1, struct ring *r, struct sweep s)
+{
+    while (pop_holes(l1, r), r->holes > r->size / HOLE_SHARE) {
+        if (drop_if_expired(l1, &s, r->tail))
+            continue;
+        if (!may_copy(&s, span(at(l1, r->tail))))
+            return;
+        carry(l1, r, r);
+    }
+}
+
 /* Ends: every round without room takes an entry out of main or uses up copy_left, and an empty
  * ring fits anything that it may be asked for. */
 static void make_room_in_main(struct l1 *l1, struct sweep *s, uint32_t n)
@@ -432,7 +447,7 @@ static void make_room_in_main(struct l1 *l1, struct sweep *s, uint32_t n)
         if (drop_if_expired(l1, s, pos))
             continue;
         if (main_keeps(l1, s, at(l1, pos)))
-            carry(l1, &l1->main);
+            carry(l1, &l1->main, &l1->main);
         else
             evict(l1, pos);
     }
@@ -446,7 +461,7 @@ static void leave_small(struct l1 *l1, struct sweep *s, uint32_t pos)
     if (ring_fits(&l1->main, n) || earned_stay(e, stay_cost(l1, e))) {
         make_room_in_main(l1, s, n);
         e->credit = 0;
-        carry(l1, &l1->small);
+        carry(l1, &l1->small, &l1->main);
     } else {
         ghost_put(l1, e->tag);
         evict(l1, pos);
@@ -609,6 +624,8 @@ static struct entry *make_entry(struct l1 *l1, uint32_t *head, uint32_t n, uint6
                                 bool known)
 {
     struct sweep s = {time, COPY_BYTES + (size_t)n * UNIT * COPY_TIMES};
+    squeeze(l1, &l1->small, s);
+    squeeze(l1, &l1->main, s);
     if (known)
         make_room_in_main(l1, &s, n);
     else

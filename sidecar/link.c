@@ -12,8 +12,8 @@
 
 #define TRACKING_CHANNEL "__redis__:invalidate"
 enum {
-    PING_EVERY = 250,       /* ms */
-    SILENCE_MAX = 3000,     /* ms without an answered PING before the connection is replaced */
+    PING_EVERY = 250,   /* ms */
+    SILENCE_MAX = 3000, /* ms without an answered PING before the connection is replaced */
     STEPS_MAX = 16,
     TEXT_MAX = 160,
 };
@@ -54,7 +54,8 @@ static void set_state(struct link *l, enum link_state to)
     l->state = (uint8_t)to;
 }
 
-/* --- the end of a connection -------------------------------------------------------------------- */
+/* --- the end of a connection --------------------------------------------------------------------
+ */
 
 static void close_connection(struct link *l)
 {
@@ -82,7 +83,8 @@ static void fail(struct link *l, const char *why)
     close_connection(l);
 }
 
-/* --- sending ------------------------------------------------------------------------------------ */
+/* --- sending ------------------------------------------------------------------------------------
+ */
 
 /* False: out of memory; the link has failed. */
 static bool send_words(struct link *l, int argc, const char **argv, const size_t *lens)
@@ -131,15 +133,16 @@ static void ask_for_tracking(struct link *l, long long id)
     char client[32];
     const struct resp_slice *prefix = &l->options.ns->prefix;
     snprintf(client, sizeof client, "%lld", id);
-    const char *argv[] = {"CLIENT", "TRACKING", "ON",          "REDIRECT", client,
-                          "BCAST",  "PREFIX",   prefix->data};
+    const char *argv[] = {"CLIENT", "TRACKING", "ON",     "REDIRECT",
+                          client,   "BCAST",    "PREFIX", prefix->data};
     const size_t lens[] = {6, 8, 2, 8, strlen(client), 5, 6, prefix->len};
     assert(l->n_steps < STEPS_MAX);
     l->steps[l->n_steps++] = STEP_TRACKING;
     (void)send_words(l, prefix->len ? 8 : 6, argv, lens);
 }
 
-/* --- what the upstream is ----------------------------------------------------------------------- */
+/* --- what the upstream is -----------------------------------------------------------------------
+ */
 
 static void read_version(struct link *l, const redisReply *r)
 {
@@ -179,10 +182,14 @@ static uint32_t read_flags(const redisReply *flags)
     static const struct {
         const char *name;
         uint32_t flag;
-    } names[] = {{"write", COMMAND_FLAG_WRITE},         {"readonly", COMMAND_FLAG_READONLY},
-                 {"blocking", COMMAND_FLAG_BLOCKING},   {"pubsub", COMMAND_FLAG_PUBSUB},
-                 {"noscript", COMMAND_FLAG_NOSCRIPT},   {"admin", COMMAND_FLAG_ADMIN},
-                 {"no_auth", COMMAND_FLAG_NO_AUTH},     {"no_multi", COMMAND_FLAG_NO_MULTI},
+    } names[] = {{"write", COMMAND_FLAG_WRITE},
+                 {"readonly", COMMAND_FLAG_READONLY},
+                 {"blocking", COMMAND_FLAG_BLOCKING},
+                 {"pubsub", COMMAND_FLAG_PUBSUB},
+                 {"noscript", COMMAND_FLAG_NOSCRIPT},
+                 {"admin", COMMAND_FLAG_ADMIN},
+                 {"no_auth", COMMAND_FLAG_NO_AUTH},
+                 {"no_multi", COMMAND_FLAG_NO_MULTI},
                  {"may_replicate", COMMAND_FLAG_MAY_REPLICATE},
                  {"movablekeys", COMMAND_FLAG_MOVABLEKEYS},
                  {"allow_busy", COMMAND_FLAG_ALLOW_BUSY}};
@@ -308,7 +315,8 @@ static void learn_commands(struct link *l, const redisReply *r)
         learn(l, r->element[i]);
 }
 
-/* --- replies before the subscription ------------------------------------------------------------ */
+/* --- replies before the subscription ------------------------------------------------------------
+ */
 
 static void tracking_reply(struct link *l, const redisReply *r)
 {
@@ -367,7 +375,8 @@ static void step_reply(struct link *l, const redisReply *r)
     }
 }
 
-/* --- messages ----------------------------------------------------------------------------------- */
+/* --- messages -----------------------------------------------------------------------------------
+ */
 
 static void kill_key(void *ctx, struct resp_slice key)
 {
@@ -477,7 +486,8 @@ static void subscriber_reply(struct link *l, const redisReply *r)
         l->acks_owed--;
 }
 
-/* --- the connection ----------------------------------------------------------------------------- */
+/* --- the connection -----------------------------------------------------------------------------
+ */
 
 static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
@@ -557,7 +567,8 @@ void link_tick(struct link *l, uint64_t now)
         fail(l, "no answer within upstream.connect_timeout");
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life ---------------------------------------------------------------------------------------
+ */
 
 struct link *link_new(struct loop *loop, const struct link_options *options,
                       struct coherence *coherence, struct command_table *commands, struct log *log,
@@ -594,6 +605,15 @@ const char *link_mode(const struct link *l)
     return l->state == LINK_IDLE ? "down" : "connecting";
 }
 
-const char *link_server_version(const struct link *l) { return l->version; }
-const char *link_last_error(const struct link *l) { return l->error; }
-bool link_settled(const struct link *l) { return l->settled; }
+const char *link_server_version(const struct link *l)
+{
+    return l->version;
+}
+const char *link_last_error(const struct link *l)
+{
+    return l->error;
+}
+bool link_settled(const struct link *l)
+{
+    return l->settled;
+}

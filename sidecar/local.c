@@ -14,7 +14,8 @@
 #include "resp_read.h"
 #include "wire.h"
 
-/* --- growing text ------------------------------------------------------------------------------- */
+/* --- growing text -------------------------------------------------------------------------------
+ */
 
 struct text {
     char *p;
@@ -55,7 +56,8 @@ static void answer_text(struct caller *c, struct text *t)
     free(t->p);
 }
 
-/* --- PING, ECHO, QUIT --------------------------------------------------------------------------- */
+/* --- PING, ECHO, QUIT ---------------------------------------------------------------------------
+ */
 
 static void wrong_arity(struct caller *c, const struct command *command)
 {
@@ -63,8 +65,8 @@ static void wrong_arity(struct caller *c, const struct command *command)
     caller_answer(c, error, command_arity_error(command, error));
 }
 
-static void run_ping(struct caller *c, const struct command *command,
-                     const struct resp_slice *argv, size_t argc)
+static void run_ping(struct caller *c, const struct command *command, const struct resp_slice *argv,
+                     size_t argc)
 {
     if (argc > 2)
         wrong_arity(c, command);
@@ -80,7 +82,8 @@ static void run_quit(struct caller *c)
     c->quitting = true;
 }
 
-/* --- AUTH and HELLO ----------------------------------------------------------------------------- */
+/* --- AUTH and HELLO -----------------------------------------------------------------------------
+ */
 
 /* Looks at every byte whatever differs, so that the time taken tells nothing. */
 static bool same_secret(struct resp_slice given, const char *secret)
@@ -92,7 +95,10 @@ static bool same_secret(struct resp_slice given, const char *secret)
     return diff == 0;
 }
 
-bool local_auth_required(const struct proxy *p) { return p->config->auth_password != NULL; }
+bool local_auth_required(const struct proxy *p)
+{
+    return p->config->auth_password != NULL;
+}
 
 enum auth_result { AUTH_OK, AUTH_WRONG, AUTH_NO_PASSWORD };
 
@@ -102,7 +108,7 @@ static enum auth_result check_auth(const struct proxy *p, struct resp_slice user
     const char *want_user = p->config->auth_password ? p->config->auth_user : p->address->user;
     const char *want = p->config->auth_password ? p->config->auth_password : p->address->password;
     if (!want) /* as Redis' default user without a password */
-        return !user_given                    ? AUTH_NO_PASSWORD
+        return !user_given                      ? AUTH_NO_PASSWORD
                : resp_slice_is(user, "default") ? AUTH_OK
                                                 : AUTH_WRONG;
     bool user_ok = !user_given || same_secret(user, want_user ? want_user : "default");
@@ -123,8 +129,8 @@ static void run_auth(struct proxy *p, struct caller *c, const struct resp_slice 
         caller_answer_error(c, "ERR syntax error");
         return;
     }
-    enum auth_result result = argc == 3 ? check_auth(p, argv[1], true, argv[2])
-                                        : check_auth(p, argv[0], false, argv[1]);
+    enum auth_result result =
+        argc == 3 ? check_auth(p, argv[1], true, argv[2]) : check_auth(p, argv[0], false, argv[1]);
     if (result != AUTH_OK) {
         caller_answer_error(c, auth_error(result));
         return;
@@ -216,7 +222,8 @@ static void run_hello(struct proxy *p, struct caller *c, const struct resp_slice
         answer_hello(p, c);
 }
 
-/* --- CLIENT ------------------------------------------------------------------------------------- */
+/* --- CLIENT -------------------------------------------------------------------------------------
+ */
 
 static void describe(struct proxy *p, const struct caller *c, struct text *t)
 {
@@ -493,7 +500,8 @@ static void run_client_info(struct proxy *p, struct caller *c)
     answer_text(c, &t);
 }
 
-/* --- INFO --------------------------------------------------------------------------------------- */
+/* --- INFO ---------------------------------------------------------------------------------------
+ */
 
 static void say_metric(void *ctx, const char *name, const char *unit, const char *help,
                        uint64_t value)
@@ -526,7 +534,8 @@ static void say_section(const struct proxy *p, struct text *t)
     say(t, "upstream:%s\r\nupstream_version:%s\r\nupstream_state:%s\r\nupstream_last_error:%s\r\n",
         p->address->label, link_server_version(p->link), upstream_state(p->upstream),
         upstream_last_error(p->upstream));
-    say(t, "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\nbuffer_bytes:%zu\r\n",
+    say(t,
+        "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\nbuffer_bytes:%zu\r\n",
         upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
         p->n_callers, p->loop->pool.bytes);
 }
@@ -612,7 +621,8 @@ static void run_info(struct proxy *p, struct caller *c, const struct resp_slice 
     free(theirs);
 }
 
-/* --- NEARCACHE ---------------------------------------------------------------------------------- */
+/* --- NEARCACHE ----------------------------------------------------------------------------------
+ */
 
 static void run_nearcache_help(struct caller *c)
 {
@@ -692,9 +702,10 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
     wire_bulk(out, wire_text("key"));
     wire_bulk2(out, p->ns->prefix, key);
     pair_text(out, "cached", cached ? "yes" : "no");
-    pair_text(out, "why", cached     ? "a GET of it is answered from the L1"
-                          : obstacle ? obstacle
-                                     : "not asked for lately, or evicted, expired or changed");
+    pair_text(out, "why",
+              cached     ? "a GET of it is answered from the L1"
+              : obstacle ? obstacle
+                         : "not asked for lately, or evicted, expired or changed");
     if (there) {
         pair_number(out, "reply_bytes", info.reply_len);
         pair_number(out, "footprint_bytes", info.footprint);
@@ -755,7 +766,8 @@ static void run_nearcache_flush(struct proxy *p, struct caller *c, const struct 
     caller_answer_integer(c, (int64_t)f.n);
 }
 
-/* --- dispatch ----------------------------------------------------------------------------------- */
+/* --- dispatch -----------------------------------------------------------------------------------
+ */
 
 void local_run(struct proxy *p, struct caller *c, const struct command *command,
                const struct resp_slice *argv, size_t argc)

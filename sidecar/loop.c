@@ -82,7 +82,10 @@ void loop_run(struct loop *loop)
     }
 }
 
-void loop_stop(struct loop *loop) { loop->stopped = true; }
+void loop_stop(struct loop *loop)
+{
+    loop->stopped = true;
+}
 
 static void queue_job(struct loop_jobs *jobs, struct loop_job *job,
                       void (*run)(struct loop_job *job))

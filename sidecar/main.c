@@ -44,13 +44,14 @@ __attribute__((format(printf, 1, 2))) static bool complain(const char *format, .
     return false;
 }
 
-/* --- the first lines ---------------------------------------------------------------------------- */
+/* --- the first lines ----------------------------------------------------------------------------
+ */
 
 static void greet(struct app *a)
 {
     const struct proxy *p = &a->proxy;
-    bool live = strcmp(link_mode(p->link), "tracking") == 0 ||
-                strcmp(link_mode(p->link), "events") == 0;
+    bool live =
+        strcmp(link_mode(p->link), "tracking") == 0 || strcmp(link_mode(p->link), "events") == 0;
     const char *port = strrchr(listener_label(a->listeners[0]), ':');
     bool is_unix = strncmp(listener_label(a->listeners[0]), "unix:", 5) == 0;
     a->greeted = true;
@@ -78,7 +79,8 @@ static void announce_listeners(const struct app *a)
     fflush(stdout);
 }
 
-/* --- time --------------------------------------------------------------------------------------- */
+/* --- time ---------------------------------------------------------------------------------------
+ */
 
 static void check_drained(struct app *a, uint64_t now)
 {
@@ -94,12 +96,13 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     uint64_t now = loop_now(&a->loop);
     upstream_tick(a->proxy.upstream, now);
     link_tick(a->proxy.link, now);
-    if (!a->greeted && link_settled(a->proxy.link))
+    if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
         greet(a);
     check_drained(a, now);
 }
 
-/* --- signals ------------------------------------------------------------------------------------ */
+/* --- signals ------------------------------------------------------------------------------------
+ */
 
 static void stop_listening(struct app *a)
 {
@@ -185,7 +188,8 @@ static bool start_ticking(struct app *a)
     return true;
 }
 
-/* --- building ----------------------------------------------------------------------------------- */
+/* --- building -----------------------------------------------------------------------------------
+ */
 
 /* As Redis does: as many descriptors as maxclients needs, or fewer clients. */
 static void fit_descriptors(struct app *a)
@@ -261,8 +265,7 @@ static bool build_upstream(struct app *a)
                                 .ns = &a->ns,
                                 .tracking = c->tracking,
                                 .connect_timeout = c->upstream_connect_timeout};
-    p->upstream =
-        upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
+    p->upstream = upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
     p->link = link_new(&a->loop, &link, p->coherence, p->commands, p->log, &a->metrics);
     return (p->upstream && p->link) || complain("out of memory");
 }

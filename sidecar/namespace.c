@@ -5,7 +5,10 @@
 #include <string.h>
 
 /* What Redis' stringmatchlen (util.c) gives a meaning outside of brackets. */
-static bool is_glob(char c) { return c == '*' || c == '?' || c == '[' || c == '\\'; }
+static bool is_glob(char c)
+{
+    return c == '*' || c == '?' || c == '[' || c == '\\';
+}
 
 bool namespace_init(struct namespace *ns, const char *prefix)
 {

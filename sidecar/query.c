@@ -51,5 +51,11 @@ void query_bytes(struct query *q, const char *p, size_t n)
     q->len += n;
 }
 
-void query_done(struct query *q) { finish(q, NULL); }
-void query_lost(struct query *q, const char *error) { finish(q, error); }
+void query_done(struct query *q)
+{
+    finish(q, NULL);
+}
+void query_lost(struct query *q, const char *error)
+{
+    finish(q, error);
+}

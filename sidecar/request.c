@@ -19,7 +19,8 @@ enum {
 
 static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
 
-/* --- views -------------------------------------------------------------------------------------- */
+/* --- views --------------------------------------------------------------------------------------
+ */
 
 /* GET in database 0 is the empty view: the common case costs nothing. */
 struct view_buffer {
@@ -37,7 +38,8 @@ static struct l1_view get_view(const struct caller *c, struct resp_slice key, ui
                             .view_len = c->db ? sizeof buf->db : 0};
 }
 
-/* --- plan and prefetch -------------------------------------------------------------------------- */
+/* --- plan and prefetch --------------------------------------------------------------------------
+ */
 
 static bool is_get(const struct request_plan *plan)
 {
@@ -59,9 +61,13 @@ void request_prefetch(const struct proxy *p, const struct request_plan *plan)
         l1_prefetch_entry(p->l1, plan->hash);
 }
 
-/* --- writes in the L1 --------------------------------------------------------------------------- */
+/* --- writes in the L1 ---------------------------------------------------------------------------
+ */
 
-static uint64_t *hashes_of(struct request *r) { return r->hashes ? r->hashes : &r->hash; }
+static uint64_t *hashes_of(struct request *r)
+{
+    return r->hashes ? r->hashes : &r->hash;
+}
 
 /* Counts a key among those that this request may change. */
 static bool touch(struct proxy *p, struct request *r, struct resp_slice key)
@@ -144,14 +150,15 @@ static void touch_published(void *ctx, struct resp_slice key)
 static bool begin_publish(struct proxy *p, struct request *r, const struct request_plan *plan)
 {
     struct published pub = {p, r, true};
-    enum notice_result result = notice_read(p->ns, p->config->service, plan->argv[1],
-                                            plan->argv[2], touch_published, &pub);
+    enum notice_result result =
+        notice_read(p->ns, p->config->service, plan->argv[1], plan->argv[2], touch_published, &pub);
     if (result == NOTICE_MALFORMED)
         p->metrics->events_malformed++;
     return pub.ok;
 }
 
-/* --- sending ------------------------------------------------------------------------------------ */
+/* --- sending ------------------------------------------------------------------------------------
+ */
 
 /* The command with our prefix before every key. */
 static size_t append_command(struct chain *out, const struct namespace *ns,
@@ -183,7 +190,10 @@ static const char *lane(struct proxy *p, struct caller *c, uint32_t db, uint32_t
     return refusal;
 }
 
-static uint32_t slot_of(const struct caller *c) { return (uint32_t)(c->id % 0xffffffu); }
+static uint32_t slot_of(const struct caller *c)
+{
+    return (uint32_t)(c->id % 0xffffffu);
+}
 
 /* A request whose reply will be `tag`ged; NULL: it has been answered with an error. */
 static struct request *expect(struct proxy *p, struct caller *c, struct upstream_conn *uc)
@@ -243,8 +253,9 @@ static bool list_keys(struct proxy *p, struct caller *c, const struct request_pl
         return false;
     }
     if (status == COMMAND_KEYS_REFUSE && p->ns->prefix.len) {
-        caller_answer_error(c, "NOPERM this command's keys can't be told from its arguments, so that "
-                               "it can't be kept within the namespace");
+        caller_answer_error(c,
+                            "NOPERM this command's keys can't be told from its arguments, so that "
+                            "it can't be kept within the namespace");
         return false;
     }
     bool patterns = false;
@@ -266,7 +277,8 @@ static enum request_outcome forward(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
-/* --- GET ---------------------------------------------------------------------------------------- */
+/* --- GET ----------------------------------------------------------------------------------------
+ */
 
 static void append_hit(struct chain *out, const struct l1_hit *hit)
 {
@@ -360,7 +372,8 @@ static enum request_outcome run_get(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
-/* --- MGET: hits from the L1, one MGET for the rest, put together in order ----------------------- */
+/* --- MGET: hits from the L1, one MGET for the rest, put together in order -----------------------
+ */
 
 struct slot {
     bool missing;
@@ -369,10 +382,10 @@ struct slot {
 };
 
 struct mget {
-    size_t n, at;       /* slots; the one whose reply comes next */
+    size_t n, at; /* slots; the one whose reply comes next */
     size_t n_missing;
     struct slot *slots;
-    struct chain hits;  /* their replies, in order */
+    struct chain hits; /* their replies, in order */
     bool in_elements, is_error;
     size_t header_len;
     char header[RESP_HEADER_MAX];
@@ -463,7 +476,8 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
             continue;
         struct l1_view view = get_view(c, key, l1_hash(p->l1, key.data, key.len), &buf);
         m->slots[i].fill = coherence_begin_fill(p->coherence, &view, now);
-        if (m->slots[i].fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
+        if (m->slots[i]
+                .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, m->slots[i].fill, "", 0);
     }
 }
@@ -591,14 +605,14 @@ static bool mget_close(struct proxy *p, struct request *r)
     bool whole = m->is_error || m->at == m->n;
     for (; m->at < m->n; m->at++)
         if (m->slots[m->at].fill)
-            coherence_fill_value_end(p->coherence, m->slots[m->at].fill, false,
-                                     loop_now(p->loop));
+            coherence_fill_value_end(p->coherence, m->slots[m->at].fill, false, loop_now(p->loop));
     mget_free(m);
     r->mget = NULL;
     return whole;
 }
 
-/* --- replies ------------------------------------------------------------------------------------ */
+/* --- replies ------------------------------------------------------------------------------------
+ */
 
 static void kick(struct proxy *p, struct caller *c, const char *why)
 {
@@ -609,7 +623,8 @@ static void kick(struct proxy *p, struct caller *c, const char *why)
     c->progress(c);
 }
 
-/* A reader that does not keep up: first its reply is held back, then buffered, then it has to go. */
+/* A reader that does not keep up: first its reply is held back, then buffered, then it has to go.
+ */
 static void watch_backlog(struct proxy *p, struct request *r)
 {
     size_t backlog = request_backlog(r);
@@ -621,7 +636,10 @@ static void watch_backlog(struct proxy *p, struct request *r)
         (void)upstream_hold(r->source);
 }
 
-static void emit(void *ctx, const char *p, size_t n) { request_bytes(ctx, p, n); }
+static void emit(void *ctx, const char *p, size_t n)
+{
+    request_bytes(ctx, p, n);
+}
 
 static void forward_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
@@ -766,12 +784,16 @@ void request_client_drained(struct caller *c)
         upstream_release(c->head->source);
 }
 
-/* --- the dispatcher ----------------------------------------------------------------------------- */
+/* --- the dispatcher -----------------------------------------------------------------------------
+ */
 
-static bool must_wait(const struct caller *c) { return c->head != NULL; }
+static bool must_wait(const struct caller *c)
+{
+    return c->head != NULL;
+}
 
-static struct request *run_alone(struct proxy *p, struct caller *c,
-                                 const struct request_plan *plan, uint32_t db, uint32_t slot)
+static struct request *run_alone(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                                 uint32_t db, uint32_t slot)
 {
     struct upstream_conn *uc;
     struct request *r = NULL;

@@ -10,12 +10,14 @@
 #include "resp_read.h"
 #include "wire.h"
 
-#define SCAN_COUNT "1000" /* keys looked at per step: well under a millisecond of the server's time */
+#define SCAN_COUNT                                                                                 \
+    "1000" /* keys looked at per step: well under a millisecond of the server's time */
 enum { DBS_MAX = 16384 };
 
 static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
 
-/* --- forwarded with a pattern: SCAN and KEYS ---------------------------------------------------- */
+/* --- forwarded with a pattern: SCAN and KEYS ----------------------------------------------------
+ */
 
 static struct request *expect(struct proxy *p, struct caller *c, struct upstream_conn *uc,
                               enum resp_keys kind)
@@ -77,7 +79,8 @@ static void run_keys(struct proxy *p, struct caller *c, struct resp_slice patter
     upstream_sent(uc);
 }
 
-/* --- walks -------------------------------------------------------------------------------------- */
+/* --- walks --------------------------------------------------------------------------------------
+ */
 
 /* A walk over the namespace in one database after the other: SCAN, then what is done with the keys
  * found, then SCAN again, until the cursor is back at 0. */
@@ -121,8 +124,7 @@ static void walk_fail(struct walk *w, const char *error)
 }
 
 static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc,
-                      void (*done)(struct query *q, const char *reply, size_t n,
-                                   const char *error))
+                      void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
     w->query.done = done;
     query_send(&w->query, upstream_get(w->proxy->upstream, w->db, UPSTREAM_SCAN_LANE), argv, argc);
@@ -162,14 +164,20 @@ static void walk_step(struct walk *w)
     memcpy(pattern, ns->glob.data, ns->glob.len);
     pattern[ns->glob.len] = '*';
     walk_send(w,
-              (struct resp_slice[]){wire_text("SCAN"), wire_text(w->cursor), wire_text("MATCH"),
-                                    {pattern, ns->glob.len + 1}, wire_text("COUNT"),
+              (struct resp_slice[]){wire_text("SCAN"),
+                                    wire_text(w->cursor),
+                                    wire_text("MATCH"),
+                                    {pattern, ns->glob.len + 1},
+                                    wire_text("COUNT"),
                                     wire_text(SCAN_COUNT)},
               6, scan_done);
     free(pattern);
 }
 
-static bool at_end(const struct walk *w) { return strcmp(w->cursor, "0") == 0; }
+static bool at_end(const struct walk *w)
+{
+    return strcmp(w->cursor, "0") == 0;
+}
 
 static void walk_on(struct walk *w)
 {
@@ -196,7 +204,8 @@ static struct walk *walk_new(struct proxy *p, struct caller *c)
     return w;
 }
 
-/* --- DBSIZE ------------------------------------------------------------------------------------- */
+/* --- DBSIZE -------------------------------------------------------------------------------------
+ */
 
 static void count_keys(struct walk *w, struct resp_reader keys, size_t n)
 {
@@ -211,7 +220,8 @@ static void answer_count(struct walk *w)
     walk_answer(w, reply, (size_t)(resp_put_integer(reply, (int64_t)w->count) - reply));
 }
 
-/* --- RANDOMKEY: SCAN from a random place, once around ------------------------------------------- */
+/* --- RANDOMKEY: SCAN from a random place, once around -------------------------------------------
+ */
 
 static uint64_t some_number(void)
 {
@@ -250,7 +260,8 @@ static void pick_key(struct walk *w, struct resp_reader keys, size_t n)
     }
 }
 
-/* --- FLUSHDB, FLUSHALL: SCAN and UNLINK --------------------------------------------------------- */
+/* --- FLUSHDB, FLUSHALL: SCAN and UNLINK ---------------------------------------------------------
+ */
 
 static void unlink_done(struct query *q, const char *reply, size_t n, const char *error)
 {
@@ -333,8 +344,7 @@ static void start_flush(struct walk *w)
 static void flush_all(struct walk *w)
 {
     start_flush(w);
-    walk_send(w, (struct resp_slice[]){wire_text("INFO"), wire_text("keyspace")}, 2,
-              keyspace_done);
+    walk_send(w, (struct resp_slice[]){wire_text("INFO"), wire_text("keyspace")}, 2, keyspace_done);
 }
 
 static bool flush_syntax(const struct resp_slice *argv, size_t argc)
@@ -361,7 +371,8 @@ static void run_flush(struct proxy *p, struct caller *c, bool all, const struct 
     walk_step(w);
 }
 
-/* --- dispatch ----------------------------------------------------------------------------------- */
+/* --- dispatch -----------------------------------------------------------------------------------
+ */
 
 static void run_dbsize(struct proxy *p, struct caller *c)
 {

@@ -9,8 +9,12 @@
 #include <strings.h>
 
 #include "json.h"
+#include "nearest.h"
 
-enum { ENUM_WORD_MAX = 16 };
+enum {
+    ENUM_WORD_MAX = 16,
+    TABLE_MAX = 128, /* more settings are not looked at for a nearest name */
+};
 
 struct scale {
     const char *suffix;
@@ -44,6 +48,23 @@ static bool say(char error[SETTING_ERROR_MAX], const char *text)
 {
     snprintf(error, SETTING_ERROR_MAX, "%s", text);
     return false;
+}
+
+const struct setting *setting_find(const struct setting_table *table, const char *path)
+{
+    for (size_t i = 0; i < table->n; i++)
+        if (strcmp(table->v[i].path, path) == 0)
+            return &table->v[i];
+    return NULL;
+}
+
+const char *setting_nearest(const struct setting_table *table, const char *typed)
+{
+    const char *names[TABLE_MAX];
+    size_t n = table->n < TABLE_MAX ? table->n : TABLE_MAX;
+    for (size_t i = 0; i < n; i++)
+        names[i] = table->v[i].path;
+    return nearest_name(typed, names, n);
 }
 
 /* --- from text ------------------------------------------------------------------------------- */
@@ -248,6 +269,18 @@ bool setting_set(const struct setting *s, void *base, const char *text, bool add
 
 /* --- values ---------------------------------------------------------------------------------- */
 
+const char *setting_string(const struct setting *s, const void *base)
+{
+    assert(s->type == SETTING_STRING || s->type == SETTING_SECRET);
+    return *(char *const *)const_field(s, base);
+}
+
+const struct config_list *setting_list(const struct setting *s, const void *base)
+{
+    assert(s->type == SETTING_LIST);
+    return const_field(s, base);
+}
+
 uint64_t setting_number(const struct setting *s, const void *base)
 {
     assert(s->type == SETTING_BYTES || s->type == SETTING_DURATION || s->type == SETTING_COUNT);
@@ -292,7 +325,7 @@ bool setting_equal(const struct setting *s, const void *base, const void *other_
 {
     const void *a = const_field(s, base), *b = const_field(s, other_base);
     if (s->type == SETTING_STRING || s->type == SETTING_SECRET)
-        return strings_equal(*(char *const *)a, *(char *const *)b);
+        return strings_equal(setting_string(s, base), setting_string(s, other_base));
     if (s->type == SETTING_LIST)
         return lists_equal(a, b);
     return memcmp(a, b, value_size(s)) == 0;
@@ -357,9 +390,9 @@ bool setting_print(const struct setting *s, const void *base, FILE *out)
     char text[SETTING_NUMBER_MAX] = "";
     switch (s->type) {
     case SETTING_STRING:
-        return print_string(*(char *const *)value, out);
+        return print_string(setting_string(s, base), out);
     case SETTING_SECRET:
-        return print_string(*(char *const *)value ? "***" : NULL, out);
+        return print_string(setting_string(s, base) ? "***" : NULL, out);
     case SETTING_LIST:
         return print_list(value, out);
     case SETTING_BOOL:

@@ -34,6 +34,16 @@ struct setting {
     const char *help;
 };
 
+struct setting_table {
+    const struct setting *v;
+    size_t n;
+};
+
+/* NULL: there is none of that path. */
+const struct setting *setting_find(const struct setting_table *table, const char *path);
+/* The path that was probably meant, or NULL. */
+const char *setting_nearest(const struct setting_table *table, const char *typed);
+
 #define SETTING_ERROR_MAX 160
 
 /* Replaces the value, or with `add` appends to a LIST's. In a LIST's text commas part the items. On
@@ -43,7 +53,9 @@ __attribute__((warn_unused_result)) bool setting_set(const struct setting *s, vo
                                                      const char *text, bool add,
                                                      char error[SETTING_ERROR_MAX]);
 
-/* The number of a BYTES, DURATION or COUNT. */
+/* The value of a STRING or SECRET, of a LIST, of a BYTES, DURATION or COUNT. Borrowed. */
+const char *setting_string(const struct setting *s, const void *base);
+const struct config_list *setting_list(const struct setting *s, const void *base);
 uint64_t setting_number(const struct setting *s, const void *base);
 /* "64kb", "60s": a number as setting_set takes it. */
 #define SETTING_NUMBER_MAX 32

@@ -10,9 +10,9 @@
 #include "wire.h"
 
 enum {
-    HOLD_MAX = 100,         /* ms that one reply may hold the others up in all */
-    IDLE_MAX = 60 * 1000,   /* ms until an unused extra connection is closed */
-    HANDSHAKE_REPLIES = 3,  /* AUTH, SELECT, CLIENT SETNAME */
+    HOLD_MAX = 100,        /* ms that one reply may hold the others up in all */
+    IDLE_MAX = 60 * 1000,  /* ms until an unused extra connection is closed */
+    HANDSHAKE_REPLIES = 3, /* AUTH, SELECT, CLIENT SETNAME */
     ERROR_MAX = 256,
 };
 
@@ -43,8 +43,8 @@ struct upstream_conn {
     struct chain waiting; /* commands taken before the connection is ready */
     uint8_t steps[HANDSHAKE_REPLIES];
     unsigned step, n_steps;
-    uint64_t deadline;  /* of connect and handshake */
-    uint64_t progress;  /* when bytes last came, or when the FIFO began to wait */
+    uint64_t deadline; /* of connect and handshake */
+    uint64_t progress; /* when bytes last came, or when the FIFO began to wait */
     uint64_t retry_at;
     uint64_t last_used;
     struct backoff backoff;
@@ -67,7 +67,8 @@ struct upstream {
     char last_error[ERROR_MAX];
 };
 
-/* --- the ring of owed replies ------------------------------------------------------------------- */
+/* --- the ring of owed replies -------------------------------------------------------------------
+ */
 
 static bool ring_push(struct owed_ring *r, struct owed o)
 {
@@ -97,7 +98,8 @@ static struct owed ring_pop(struct owed_ring *r)
     return o;
 }
 
-/* --- states ------------------------------------------------------------------------------------- */
+/* --- states -------------------------------------------------------------------------------------
+ */
 
 static const struct conn_callbacks conn_callbacks;
 
@@ -139,7 +141,8 @@ static void drop_connection(struct upstream_conn *uc)
 static const char *log_hint(const struct upstream_conn *uc)
 {
     return uc->backoff.failures == 1 && uc->upstream->options.address->path == NULL
-               ? "is a Redis listening there? start one or give another --upstream; nearcache keeps trying"
+               ? "is a Redis listening there? start one or give another --upstream; nearcache "
+                 "keeps trying"
                : NULL;
 }
 
@@ -175,10 +178,11 @@ static void start(struct upstream_conn *uc)
         fail(uc, "out of memory");
 }
 
-/* --- handshake ---------------------------------------------------------------------------------- */
+/* --- handshake ----------------------------------------------------------------------------------
+ */
 
-static void step(struct upstream_conn *uc, enum handshake_step what,
-                 const struct resp_slice *argv, size_t argc)
+static void step(struct upstream_conn *uc, enum handshake_step what, const struct resp_slice *argv,
+                 size_t argc)
 {
     assert(uc->n_steps < HANDSHAKE_REPLIES);
     uc->steps[uc->n_steps++] = (uint8_t)what;
@@ -210,7 +214,8 @@ static void on_connected(void *ctx)
     uc->line_len = 0;
     if (a->password && a->user)
         step(uc, STEP_AUTH,
-             (struct resp_slice[]){wire_text("AUTH"), wire_text(a->user), wire_text(a->password)}, 3);
+             (struct resp_slice[]){wire_text("AUTH"), wire_text(a->user), wire_text(a->password)},
+             3);
     else if (a->password)
         step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), wire_text(a->password)}, 2);
     if (uc->db)
@@ -256,7 +261,8 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
     return true;
 }
 
-/* --- replies ------------------------------------------------------------------------------------ */
+/* --- replies ------------------------------------------------------------------------------------
+ */
 
 static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
 {
@@ -314,7 +320,8 @@ static void on_ended(void *ctx, bool eof, const char *why)
 static const struct conn_callbacks conn_callbacks = {
     .bytes = on_bytes, .connected = on_connected, .ended = on_ended};
 
-/* --- sending ------------------------------------------------------------------------------------ */
+/* --- sending ------------------------------------------------------------------------------------
+ */
 
 static struct upstream_conn *new_conn(struct upstream *u, uint32_t db, uint32_t slot)
 {
@@ -374,7 +381,8 @@ void upstream_sent(struct upstream_conn *uc)
         conn_send(uc->conn);
 }
 
-/* --- slow readers ------------------------------------------------------------------------------- */
+/* --- slow readers -------------------------------------------------------------------------------
+ */
 
 bool upstream_hold(struct upstream_conn *uc)
 {
@@ -398,7 +406,8 @@ void upstream_release(struct upstream_conn *uc)
     conn_resume(uc->conn);
 }
 
-/* --- time --------------------------------------------------------------------------------------- */
+/* --- time ---------------------------------------------------------------------------------------
+ */
 
 static uint64_t reply_timeout(const struct upstream_conn *uc)
 {
@@ -447,7 +456,8 @@ void upstream_tick(struct upstream *u, uint64_t now)
         tick_conn(uc, now);
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life ---------------------------------------------------------------------------------------
+ */
 
 struct upstream *upstream_new(struct loop *loop, const struct upstream_options *options,
                               const struct upstream_callbacks *callbacks, void *ctx,
@@ -497,7 +507,10 @@ const char *upstream_state(const struct upstream *u)
     return names[UC_IDLE];
 }
 
-const char *upstream_last_error(const struct upstream *u) { return u->last_error; }
+const char *upstream_last_error(const struct upstream *u)
+{
+    return u->last_error;
+}
 
 uint64_t upstream_pending(const struct upstream *u)
 {

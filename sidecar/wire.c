@@ -42,4 +42,7 @@ void wire_command(struct chain *out, const struct resp_slice *argv, size_t argc)
         wire_bulk(out, argv[i]);
 }
 
-struct resp_slice wire_text(const char *text) { return (struct resp_slice){text, strlen(text)}; }
+struct resp_slice wire_text(const char *text)
+{
+    return (struct resp_slice){text, strlen(text)};
+}

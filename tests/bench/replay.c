@@ -207,7 +207,7 @@ static int replay_all(const char *dir, double kills)
 
 /* ---- speed ---- */
 
-enum { VALUE_LEN = 100, BATCH = 64 };
+enum { VALUE_LEN = 100, BATCH = 64, CALLS = 64 * 100 * 1000 };
 
 static double nanoseconds(void)
 {
@@ -222,11 +222,12 @@ struct keys {
     uint32_t n;
 };
 
-static struct keys make_keys(uint32_t n)
+/* Keys 0..n-1, in order for step 1, else all over the place (step has no divisor common with n). */
+static struct keys make_keys(uint32_t n, uint64_t step)
 {
     struct keys k = {must(calloc(n, sizeof *k.text)), n};
     for (uint32_t i = 0; i < n; i++)
-        snprintf(k.text[i], sizeof *k.text, "obj:%020u", i);
+        snprintf(k.text[i], sizeof *k.text, "obj:%020u", (uint32_t)(i * step % n));
     return k;
 }
 
@@ -252,37 +253,35 @@ static void time_inserts(struct l1 *l1, const struct keys *k, const char *what)
     report(what, start, k->n, 0);
 }
 
-static void time_hits(struct l1 *l1, const struct keys *k, uint32_t among, const char *what)
+static void time_hits(struct l1 *l1, const struct keys *k, const char *what)
 {
-    enum { CALLS = 4 * 1000 * 1000 };
-    uint64_t random = 1, hits = 0;
+    uint64_t hits = 0;
     struct l1_hit hit;
     double start = nanoseconds();
-    for (int i = 0; i < CALLS; i++) {
-        struct l1_view v = view_at(l1, k, (uint32_t)((noise(&random) >> 32) * among >> 32));
+    for (uint32_t i = 0; i < CALLS; i++) {
+        struct l1_view v = view_at(l1, k, i % k->n);
         hits += l1_lookup(l1, &v, 0, &hit);
     }
     report(what, start, CALLS, hits);
 }
 
-static void time_batches(struct l1 *l1, const struct keys *k, uint32_t among, const char *what)
+static void time_batches(struct l1 *l1, const struct keys *k, const char *what)
 {
-    enum { ROUNDS = 60 * 1000 };
-    uint64_t random = 1, hits = 0;
+    uint64_t hits = 0;
     struct l1_view v[BATCH];
     struct l1_hit hit;
     double start = nanoseconds();
-    for (int i = 0; i < ROUNDS; i++) {
-        for (int j = 0; j < BATCH; j++) {
-            v[j] = view_at(l1, k, (uint32_t)((noise(&random) >> 32) * among >> 32));
+    for (uint32_t i = 0; i < CALLS; i += BATCH) {
+        for (uint32_t j = 0; j < BATCH; j++) {
+            v[j] = view_at(l1, k, (i + j) % k->n);
             l1_prefetch_bucket(l1, v[j].hash);
         }
-        for (int j = 0; j < BATCH; j++)
+        for (uint32_t j = 0; j < BATCH; j++)
             l1_prefetch_entry(l1, v[j].hash);
-        for (int j = 0; j < BATCH; j++)
+        for (uint32_t j = 0; j < BATCH; j++)
             hits += l1_lookup(l1, &v[j], 0, &hit);
     }
-    report(what, start, (uint64_t)ROUNDS * BATCH, hits);
+    report(what, start, CALLS, hits);
 }
 
 static void time_hash(const struct l1 *l1, const struct keys *k)
@@ -299,19 +298,21 @@ static void time_hash(const struct l1 *l1, const struct keys *k)
 static int speed(void)
 {
     struct l1 *l1 = must(l1_new(&(struct l1_config){.max_memory = 64 << 20, .seed = 1}));
-    struct keys few = make_keys(1000), many = make_keys(400 * 1000), flood = make_keys(2000 * 1000);
+    struct keys few = make_keys(1000, 7), many = make_keys(300 * 1000, 7919),
+                next = make_keys(300 * 1000, 1), flood = make_keys(2000 * 1000, 7919);
     time_hash(l1, &few);
-    time_inserts(l1, &many, "insert, room left");
-    time_hits(l1, &many, few.n, "lookup, 1,000 hot keys");
-    time_hits(l1, &many, many.n, "lookup, 400,000 keys");
-    time_batches(l1, &many, few.n, "lookup, 1,000 hot keys, batches");
-    time_batches(l1, &many, many.n, "lookup, 400,000 keys, batches");
-    time_inserts(l1, &flood, "insert, evicting (after hits)");
+    time_inserts(l1, &next, "insert, fresh memory");
+    time_hits(l1, &few, "lookup, 1,000 hot keys");
+    time_hits(l1, &many, "lookup, 300,000 keys");
+    time_batches(l1, &few, "lookup, 1,000 hot keys, batches");
+    time_batches(l1, &many, "lookup, 300,000 keys, batches");
+    time_inserts(l1, &flood, "insert, evicting what has credit");
     time_inserts(l1, &flood, "insert, evicting");
     struct run run = {.l1 = l1};
     printf("%-36s %7.1f bytes\n", "overhead per 124-byte payload", overhead(&run, 64 << 20));
     free(few.text);
     free(many.text);
+    free(next.text);
     free(flood.text);
     l1_free(l1);
     return EXIT_SUCCESS;

@@ -33,6 +33,11 @@ def wait_until(predicate, timeout=5, what=None):
         time.sleep(0.005)
 
 
+def clean_environment():
+    """Ours without the variables that nearcache would take for settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("NEARCACHE_")}
+
+
 def free_port():
     """A TCP port that was free a moment ago; whoever uses it must be ready to ask for another."""
     with socket.socket() as s:
@@ -67,7 +72,7 @@ class Process:
         os.makedirs(self.directory, exist_ok=True)
         with open(self.path("stdout"), "wb") as out, open(self.path("stderr"), "wb") as err:
             self.popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                          env={**os.environ, **(env or {})})
+                                          env={**clean_environment(), **(env or {})})
 
     def path(self, name):
         return os.path.join(self.directory, name)

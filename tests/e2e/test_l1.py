@@ -27,6 +27,7 @@ def setup(request, redis_server, nearcache):
     server = redis_server()
     tracking = "auto" if request.param == "tracking" else "off"
     near = nearcache("--set", f"invalidation.tracking={tracking}", upstream=server)
+    near.server = server
     return server.client(), await_link(near.client(), request.param), near
 
 
@@ -136,13 +137,13 @@ def test_single_flight(setup):
     direct.set("demo:hot", "x" * 100)
     before = direct.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
     wires = [process.wire() for _ in range(20)]
-    direct.execute_command("CLIENT", "PAUSE", 100000, "ALL")
+    process.server.pause()
     for wire in wires:
         wire.command("GET", "hot")
     near_wire = process.wire()
     wait_until(lambda: near_wire.call("NEARCACHE", "STATS") and
                int(dict(zip(*[iter(near_wire.call("NEARCACHE", "STATS"))] * 2))[b"misses"]) >= 20)
-    direct.execute_command("CLIENT", "UNPAUSE")
+    process.server.resume()
     assert [wire.reply() for wire in wires] == [b"x" * 100] * 20
     assert direct.info("commandstats")["cmdstat_get"]["calls"] == before + 1
     assert stats(near)["coalesced"] == 19
@@ -198,11 +199,11 @@ def test_no_hit_without_the_lease(setup, redis_server):
     direct, near, process = setup
     near.set("k", 1)
     near.get("k")
-    direct.execute_command("CLIENT", "PAUSE", 100000, "ALL")
+    process.server.pause()
     wire = process.wire()
     wait_until(lambda: dict(zip(*[iter(wire.call("NEARCACHE", "STATS"))] * 2))[b"serving"] == b"0")
     assert b"lease" in wire.call("NEARCACHE", "KEY", "k")[5]
-    direct.execute_command("CLIENT", "UNPAUSE")
+    process.server.resume()
 
 
 def test_nearcache_commands(setup):

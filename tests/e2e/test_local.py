@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 from conftest import encode, wait_until
-from harness import NEARCACHE_BIN
+from harness import NEARCACHE_BIN, clean_environment
 
 
 def test_client_commands(redis_server, nearcache):
@@ -98,7 +98,8 @@ def test_a_unix_socket_listener(redis_server, nearcache, tmp_path):
 def test_a_port_in_use_is_said(redis_server, nearcache):
     near = nearcache(upstream=redis_server())
     done = subprocess.run([NEARCACHE_BIN, "--service", "x", "--listen", f"127.0.0.1:{near.port}"],
-                          capture_output=True, text=True, timeout=10, check=False)
+                          capture_output=True, text=True, timeout=10, check=False,
+                          env=clean_environment())
     assert done.returncode == 1
     assert f"can't listen on 127.0.0.1:{near.port}: Address already in use" in done.stderr
 

@@ -15,9 +15,9 @@ BROKEN = [
     b"*1\r\n$536870913\r\n",
     b'SET k "unbalanced\r\n',
     b'SET k "a"b\r\n',
-    b"*" + b"1" * 70000,
-    b"*1\r\n$" + b"1" * 70000,
-    b"x" * 70000,
+    b"*" + b"1" * 300000,
+    b"*1\r\n$" + b"1" * 300000,
+    b"x" * 300000,
 ]
 
 # Legal, if unusual.

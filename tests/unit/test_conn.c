@@ -163,10 +163,10 @@ START_TEST(test_output_larger_than_the_socket_takes)
     memset(big, '!', sizeof big); /* what was lent has been copied */
     for (int i = 0; i < 10000 && n_got < sizeof big; i++) {
         ssize_t n = read(peer, got, sizeof got);
-        for (ssize_t k = 0; k < n; k++)
-            ck_assert_int_eq(got[k], 'o');
-        if (n > 0)
+        if (n > 0) {
+            ck_assert(got[0] == 'o' && memcmp(got, got + 1, (size_t)n - 1) == 0);
             n_got += (size_t)n;
+        }
         turn();
     }
     ck_assert_uint_eq(n_got, sizeof big);
