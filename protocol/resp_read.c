@@ -45,4 +45,7 @@ bool resp_read_bulk(struct resp_reader *r, struct resp_slice *s)
     return true;
 }
 
-bool resp_read_integer(struct resp_reader *r, int64_t *n) { return read_line(r, ':', n); }
+bool resp_read_integer(struct resp_reader *r, int64_t *n)
+{
+    return read_line(r, ':', n);
+}

@@ -12,8 +12,8 @@ struct backoff {
     unsigned failures; /* in a row; the owner resets it to 0 on success */
 };
 
-/* Counts a failure and returns the milliseconds to wait: a random half to all of a span that doubles
- * with every failure, so that many instances do not come back at the same moment. */
+/* Counts a failure and returns the milliseconds to wait: a random half to all of a span that
+ * doubles with every failure, so that many instances do not come back at the same moment. */
 uint64_t backoff_next(struct backoff *b);
 
 #endif

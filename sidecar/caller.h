@@ -3,8 +3,8 @@
  *     head -> [done: body] -> [waiting] -> [done: body] -> [waiting]
  *              goes out        ^ its bytes go straight out once it is the head
  *
- * Replies leave in the order of the requests, whatever order they become ready in. A request outlives
- * its client: when the client leaves, its bytes are dropped as they come (never skipped).
+ * Replies leave in the order of the requests, whatever order they become ready in. A request
+ * outlives its client: when the client leaves, its bytes are dropped as they come (never skipped).
  */
 #ifndef NEARCACHE_CALLER_H
 #define NEARCACHE_CALLER_H
@@ -25,22 +25,22 @@ enum request_state { REQUEST_WAITING, REQUEST_DONE };
 struct request {
     uint32_t magic;
     uint8_t state;
-    bool exclusive;        /* nothing of this client runs beside it */
-    bool begun;            /* some of its reply has been handed on */
-    bool select_db;        /* +OK makes `db` the client's database */
-    bool all_keys;         /* a write of unknown keys is under way */
+    bool exclusive; /* nothing of this client runs beside it */
+    bool begun;     /* some of its reply has been handed on */
+    bool select_db; /* +OK makes `db` the client's database */
+    bool all_keys;  /* a write of unknown keys is under way */
     uint32_t db;
-    struct caller *caller; /* NULL: the client has left */
-    struct request *next;  /* in the FIFO */
-    struct request *next_waiter; /* of the same fill */
+    struct caller *caller;        /* NULL: the client has left */
+    struct request *next;         /* in the FIFO */
+    struct request *next_waiter;  /* of the same fill */
     struct upstream_conn *source; /* sends its bytes now; for holding it back */
-    struct chain body;     /* came before its turn */
-    size_t cost;           /* bytes of the request as sent on */
-    uint64_t hash;         /* of the written key, or .. */
-    uint64_t *hashes;      /* .. of several; owned */
+    struct chain body;            /* came before its turn */
+    size_t cost;                  /* bytes of the request as sent on */
+    uint64_t hash;                /* of the written key, or .. */
+    uint64_t *hashes;             /* .. of several; owned */
     uint32_t n_hashes;
     struct resp_rewriter *rewriter; /* takes the namespace off the reply; owned */
-    struct mget *mget;     /* a merge under way; owned by request.c */
+    struct mget *mget;              /* a merge under way; owned by request.c */
 };
 
 struct caller {
@@ -87,7 +87,8 @@ void caller_answer_integer(struct caller *c, int64_t n);
 /* A reply that will come later. NULL: out of memory. */
 struct request *request_new(struct caller *c);
 void request_bytes(struct request *r, const char *p, size_t n);
-/* Its reply is complete: frees it, now or when its turn has come. What request.c hung on it is gone. */
+/* Its reply is complete: frees it, now or when its turn has come. What request.c hung on it is
+ * gone. */
 void request_done(struct request *r);
 /* Ends it with an error line. If part of the reply is out already the client is disconnected. */
 void request_fail(struct request *r, const char *line);

@@ -1,6 +1,7 @@
 /* client.h - listeners and client connections: bytes in, commands out to the walk, replies back.
  *
- *     socket -> conn -> parse a batch -> plan, prefetch, run (request.c) -> FIFO (caller.c) -> socket
+ *     socket -> conn -> parse a batch -> plan, prefetch, run (request.c) -> FIFO (caller.c) ->
+ * socket
  */
 #ifndef NEARCACHE_CLIENT_H
 #define NEARCACHE_CLIENT_H

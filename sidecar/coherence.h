@@ -1,8 +1,8 @@
 /* coherence.h - which stored replies may be served: fills, kills, epochs and the lease.
  *
  * The rules of DESIGN section 5 over the L1's storage. Every read that is to be stored takes a fill
- * first; whatever might change the key in the meantime detaches the fill, and a detached fill stores
- * nothing. Time comes in as `now`, monotonic milliseconds.
+ * first; whatever might change the key in the meantime detaches the fill, and a detached fill
+ * stores nothing. Time comes in as `now`, monotonic milliseconds.
  *
  *     kill(k)        every view of k is gone, its fill is detached
  *     new epoch      everything is gone, every fill is detached
@@ -30,9 +30,11 @@ struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
 void coherence_free(struct coherence *c);
 void coherence_set_options(struct coherence *c, const struct coherence_options *options);
 
-/* --- the link's side --------------------------------------------------------------------------- */
+/* --- the link's side ---------------------------------------------------------------------------
+ */
 
-/* The link is live from now on: the L1 starts empty. `proven`: when the PING that showed it was sent. */
+/* The link is live from now on: the L1 starts empty. `proven`: when the PING that showed it was
+ * sent. */
 void coherence_link_up(struct coherence *c, uint64_t proven);
 void coherence_link_down(struct coherence *c);
 /* A PING sent at `proven` was answered. */
@@ -45,7 +47,8 @@ void coherence_kill(struct coherence *c, uint64_t hash);
 void coherence_kill_key(struct coherence *c, const char *key, size_t len);
 void coherence_new_epoch(struct coherence *c);
 
-/* --- reads -------------------------------------------------------------------------------------- */
+/* --- reads --------------------------------------------------------------------------------------
+ */
 
 /* A stored reply that may be served. */
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
@@ -65,12 +68,13 @@ void **coherence_fill_waiters(struct fill *f);
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n);
 /* The reply is complete and may be kept (unless it is a nil), or it was an error or never came. */
 void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, uint64_t now);
-/* Bytes of the reply to the key's PTTL, then its end: the key lives so long, or for ever (-1), or is not
- * there (-2: nothing is stored), or the reply never came (not `whole`). */
+/* Bytes of the reply to the key's PTTL, then its end: the key lives so long, or for ever (-1), or
+ * is not there (-2: nothing is stored), or the reply never came (not `whole`). */
 void coherence_fill_ttl(struct fill *f, const char *p, size_t n);
 void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uint64_t now);
 
-/* --- writes ------------------------------------------------------------------------------------- */
+/* --- writes -------------------------------------------------------------------------------------
+ */
 
 /* Around every command that may change the key, from before it is sent until its reply, error or
  * connection loss. False: out of memory, it must not be sent. */

@@ -242,7 +242,7 @@ static bool assign_member(void *ctx, const struct json_value *v)
 /* The whole file, malloc'ed, or NULL after a complaint. */
 static char *read_file(struct loader *l, size_t *len)
 {
-    FILE *f = fopen(l->file, "re"); /* an empty name is an error like any that is not there */
+    FILE *f = fopen(l->file, "re");
     char *text = f ? malloc(FILE_BYTES_MAX + 1) : NULL;
     bool ok = text;
     if (ok) {
@@ -266,6 +266,10 @@ static void assign_file(struct loader *l)
     char error[JSON_ERROR_MAX];
     unsigned line;
     size_t len;
+    if (!*l->file) {
+        complain(l, FROM_FILE, "--config or NEARCACHE_CONFIG: the file's name is empty");
+        return;
+    }
     char *text = read_file(l, &len);
     if (text && !json_walk(text, len, assign_member, l, error, &line))
         complain(l, FROM_FILE, "%s:%u: not valid JSON: %s", l->file, line, error);
@@ -505,31 +509,28 @@ static void print_setting_help(FILE *out, const struct setting *s)
 
 static void print_help(FILE *out)
 {
-    fputs("nearcache " NEARCACHE_VERSION
-          ": a near cache beside your service, in front of a shared Redis\n"
-          "\n"
-          "usage: nearcache --service NAME [--namespace PREFIX] [--listen ADDRESS]... [--upstream "
-          "URL]\n"
-          "                 [--config FILE] [--set path=value]... [--dev]\n"
-          "                 [--check | --print-config | --help | --version]\n"
-          "\n"
-          "  --upstream URL                      short for --set upstream.url=URL\n"
-          "  --config FILE                       a JSON file: {\"service\": \"x\", \"l1\": "
-          "{\"ttl\": \"5s\"}}\n"
-          "  --set path=value                    any of the settings below; --path=value does the "
-          "same\n"
-          "  --check                             say whether the configuration is right, and exit\n"
-          "  --print-config                      print all settings as such a file, and exit\n"
-          "  --help, --version                   print this or the version, and exit\n"
-          "\n"
-          "A setting is taken from the command line, else from the environment (l1.max_memory is\n"
-          "NEARCACHE_L1_MAX_MEMORY, --config is NEARCACHE_CONFIG), else from the file, else it has "
-          "its\n"
-          "default. Sizes are like 64mb, times like 500ms, 60s, 5m or 1h. In lists commas part the "
-          "items.\n"
-          "\n"
-          "settings [default]:\n",
-          out);
+    static const char *const lines[] = {
+        "nearcache " NEARCACHE_VERSION ": a near cache beside your service, before a shared Redis",
+        "",
+        "usage: nearcache --service NAME [--namespace PREFIX] [--listen ADDRESS]...",
+        "                 [--upstream URL] [--config FILE] [--set path=value]... [--dev]",
+        "                 [--check | --print-config | --help | --version]",
+        "",
+        "  --upstream URL     short for --set upstream.url=URL",
+        "  --config FILE      a JSON file, like {\"service\": \"x\", \"l1\": {\"ttl\": \"5s\"}}",
+        "  --set path=value   any of the settings below; --path=value does the same",
+        "  --check            say whether the configuration is right, and exit",
+        "  --print-config     print all settings as such a file (secrets as ***), and exit",
+        "  --help, --version  print this or the version, and exit",
+        "",
+        "A setting is taken from the command line, else from the environment (l1.max_memory is",
+        "NEARCACHE_L1_MAX_MEMORY, --config is NEARCACHE_CONFIG), else from the file, else it has",
+        "its default. Sizes are like 64mb, times like 500ms, 60s, 5m or 1h; commas part a list.",
+        "",
+        "settings [default]:",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        fprintf(out, "%s\n", lines[i]);
     for (size_t i = 0; i < N_SETTINGS; i++)
         print_setting_help(out, &settings[i]);
 }

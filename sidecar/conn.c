@@ -34,7 +34,7 @@ struct conn {
     uint8_t state;
     bool paused;
     bool want_write; /* the write event is pending */
-    bool ended;      /* `ended` has been called or is queued */
+    bool eof;        /* the peer has said all it had to say */
     bool offer;      /* untaken bytes are to be offered again */
     struct loop *loop;
     struct event *reading, *writing;
@@ -46,7 +46,7 @@ struct conn {
     struct conn_callbacks callbacks;
     void *ctx;
     struct loop_job flush_job, end_job, grave;
-    const char *end_why;
+    const char *end_why; /* the stream is broken, and this is why */
 };
 
 static void set_state(struct conn *c, enum conn_state from, enum conn_state to)
@@ -76,9 +76,8 @@ static void tell_ended(struct loop_job *job)
 /* Reports a broken stream once, from the loop rather than from inside the owner's call. */
 static void broken(struct conn *c, const char *why)
 {
-    if (c->ended || c->state == CONN_CLOSED)
+    if (c->end_why || c->state == CONN_CLOSED)
         return;
-    c->ended = true;
     c->end_why = why;
     loop_soon(c->loop, &c->end_job, tell_ended);
 }
@@ -191,9 +190,7 @@ static void read_failed(struct conn *c, int error)
 static void read_ended(struct conn *c)
 {
     conn_pause(c);
-    if (c->ended)
-        return;
-    c->ended = true;
+    c->eof = true;
     c->callbacks.ended(c->ctx, true, "connection closed by the peer");
 }
 
@@ -238,7 +235,7 @@ void conn_resume(struct conn *c)
     if (!c->paused || c->state == CONN_CLOSED)
         return;
     c->paused = false;
-    if (c->reading && !c->ended)
+    if (c->reading && !c->eof)
         event_add(c->reading, NULL);
     if (c->in.len) {
         c->offer = true;

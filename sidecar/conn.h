@@ -1,7 +1,7 @@
 /* conn.h - one byte stream, TCP or unix socket: buffers, limits, one write per turn.
  *
- * Reading goes through the loop's shared buffer; a connection owns a buffer only for the bytes of an
- * unfinished message. Writing is a chain flushed once at the end of the turn (or earlier, by
+ * Reading goes through the loop's shared buffer; a connection owns a buffer only for the bytes of
+ * an unfinished message. Writing is a chain flushed once at the end of the turn (or earlier, by
  * conn_flush), so that replies that are due together travel together.
  *
  * No callback is made from inside another call of this module, save `bytes` from the event loop:
@@ -25,8 +25,8 @@ struct conn_callbacks {
     void (*connected)(void *ctx);
     /* All output has reached the kernel, after some of it had not at first. May be NULL. */
     void (*drained)(void *ctx);
-    /* The peer closed its side (eof) or the stream is broken. The owner calls conn_close, at once or,
-     * after eof, when it has said all it wants to. `why` is readable text. */
+    /* The peer closed its side (eof) or the stream is broken. The owner calls conn_close, at once
+     * or, after eof, when it has said all it wants to. `why` is readable text. */
     void (*ended)(void *ctx, bool eof, const char *why);
 };
 

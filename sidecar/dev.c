@@ -15,10 +15,13 @@
 
 struct dev {
     pid_t pid;
-    char dir[96], socket[104], url[128];
+    char dir[96], socket[108], url[128];
 };
 
-enum { START_TRIES = 500 }; /* of 10 ms */
+enum {
+    START_TRIES = 500, /* of 10 ms */
+    TMP_MAX = 72,      /* a unix socket's path has at most 107 bytes */
+};
 
 /* In the child; never returns. */
 static void become_server(const struct dev *d, const char *program)
@@ -75,17 +78,18 @@ static bool await_server(struct dev *d, const char *program, char error[DEV_ERRO
 struct dev *dev_start(const char *program, char error[DEV_ERROR_MAX])
 {
     const char *tmp = getenv("TMPDIR");
+    bool usable = tmp && *tmp == '/' && strlen(tmp) <= TMP_MAX;
     struct dev *d = calloc(1, sizeof *d);
     snprintf(error, DEV_ERROR_MAX, "out of memory");
     if (!d)
         return NULL;
-    snprintf(d->dir, sizeof d->dir, "%.60s/nearcache-dev.XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    snprintf(d->dir, sizeof d->dir, "%.72s/nearcache-dev.XXXXXX", usable ? tmp : "/tmp");
     if (!mkdtemp(d->dir)) {
         snprintf(error, DEV_ERROR_MAX, "--dev: %s: %s", d->dir, strerror(errno));
         free(d);
         return NULL;
     }
-    snprintf(d->socket, sizeof d->socket, "%.90s/redis.sock", d->dir);
+    snprintf(d->socket, sizeof d->socket, "%.95s/redis.sock", d->dir);
     snprintf(d->url, sizeof d->url, "unix:%s", d->socket);
     d->pid = fork();
     if (d->pid == 0)

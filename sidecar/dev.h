@@ -1,4 +1,5 @@
-/* dev.h - the private throw-away redis-server of --dev, on a unix socket in a directory of its own. */
+/* dev.h - the private throw-away redis-server of --dev, on a unix socket in a directory of its own.
+ */
 #ifndef NEARCACHE_DEV_H
 #define NEARCACHE_DEV_H
 
@@ -7,8 +8,8 @@
 
 struct dev;
 
-/* Starts `program` and waits until it answers (blocking; at start-up only). It dies with us. NULL: it
- * can't, and `error` says why and what to do. */
+/* Starts `program` and waits until it answers (blocking; at start-up only). It dies with us. NULL:
+ * it can't, and `error` says why and what to do. */
 #define DEV_ERROR_MAX 256
 struct dev *dev_start(const char *program, char error[DEV_ERROR_MAX]);
 /* "unix:/tmp/nearcache-dev.../redis.sock", for upstream.url. Borrowed. */

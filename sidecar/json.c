@@ -177,14 +177,18 @@ static const char *expected(const struct grammar *g, enum due due)
     return texts[due];
 }
 
+/* A string that stands for a forgotten ':' may be a password; any other token is shown. */
 static bool say_expected(const struct grammar *g, enum due due, const struct scan *s,
                          char error[JSON_ERROR_MAX])
 {
+    const char *what = expected(g, due);
     size_t n = token_len(s);
     if (n == 0)
-        snprintf(error, JSON_ERROR_MAX, "expected %s, but the text ends", expected(g, due));
+        snprintf(error, JSON_ERROR_MAX, "expected %s, but the text ends", what);
+    else if (due == DUE_COLON && *s->token == '"')
+        snprintf(error, JSON_ERROR_MAX, "expected %s, not a string", what);
     else
-        snprintf(error, JSON_ERROR_MAX, "expected %s, not %.*s%s", expected(g, due),
+        snprintf(error, JSON_ERROR_MAX, "expected %s, not %.*s%s", what,
                  (int)(n < SHOWN_MAX ? n : SHOWN_MAX), s->token, n > SHOWN_MAX ? "..." : "");
     for (char *p = error; *p; p++)
         if ((unsigned char)*p < ' ' || *p == 0x7f)

@@ -13,17 +13,18 @@ enum json_type { JSON_STRING, JSON_NUMBER, JSON_BOOL, JSON_NULL, JSON_ARRAY, JSO
 
 /* One member. Borrowed for the call. */
 struct json_value {
-    const char *path;     /* "l1.max_memory"; array elements repeat the array's path */
+    const char *path; /* "l1.max_memory"; array elements repeat the array's path */
     enum json_type type;
-    const char *text;     /* a string's value; a number as it is written; "true" / "false" */
-    unsigned line;        /* 1-based */
-    int index;            /* of an array's element, from 0; -1 for all others */
+    const char *text; /* a string's value; a number as it is written; "true" / "false" */
+    unsigned line;    /* 1-based */
+    int index;        /* of an array's element, from 0; -1 for all others */
 };
 
 /* Parses text[0..len) - one JSON object, nothing but white space behind it - and calls `each` for
  * every scalar below it (empty arrays and objects too) in document order, until it returns false.
  * False: not such a document (error says why, *line where), or `each` stopped it (error is "").
- * Refused as well: arrays in arrays, more than 32 levels, NUL characters, line breaks in strings. */
+ * Refused as well: arrays in arrays, more than 32 levels, NUL characters, line breaks in strings.
+ */
 #define JSON_ERROR_MAX 160
 __attribute__((warn_unused_result)) bool
 json_walk(const char *text, size_t len, bool (*each)(void *ctx, const struct json_value *v),

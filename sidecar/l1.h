@@ -19,15 +19,15 @@ struct l1;
 
 /* Counters since creation, and gauges. */
 struct l1_stats {
-    uint64_t entries;         /* live now (expired ones count until they are met) */
-    uint64_t bytes;           /* of the budget that hold live entries, headers included */
-    uint64_t limit;           /* max_memory as given */
-    uint64_t mapped;          /* bytes mapped: <= limit */
-    uint64_t holes;           /* bytes of killed entries not yet reclaimed */
-    uint64_t evictions;       /* entries pushed out by the policy */
-    uint64_t expired;         /* entries met after their deadline */
-    uint64_t killed;          /* entries removed by l1_kill */
-    uint64_t rejected;        /* inserts refused: too large, or first sight of a large value */
+    uint64_t entries;   /* live now (expired ones count until they are met) */
+    uint64_t bytes;     /* of the budget that hold live entries, headers included */
+    uint64_t limit;     /* max_memory as given */
+    uint64_t mapped;    /* bytes mapped: <= limit */
+    uint64_t holes;     /* bytes of killed entries not yet reclaimed */
+    uint64_t evictions; /* entries pushed out by the policy */
+    uint64_t expired;   /* entries met after their deadline */
+    uint64_t killed;    /* entries removed by l1_kill */
+    uint64_t rejected;  /* inserts refused: too large, or first sight of a large value */
     uint64_t inserted;
 };
 
@@ -74,7 +74,8 @@ bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_h
 
 /* Stores or replaces a view's reply until `deadline` (monotonic ms, exclusive). May evict. False:
  * not stored (too large, expired already, or a large value seen for the first time); an older
- * reply of the same view is gone in either case. */
+ * reply of the same view is gone in either case. Neither `reply` nor the view may point into the
+ * cache (an l1_hit, a view met by l1_each). */
 bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
                uint64_t deadline, uint64_t now);
 
@@ -90,9 +91,9 @@ struct l1_info {
     size_t reply_len;
     size_t footprint; /* bytes of the budget */
     uint64_t time_left_ms;
-    uint64_t age_ms;   /* UINT64_MAX where it isn't kept */
-    unsigned credit;   /* S3-FIFO's use counter, 0..31 */
-    bool in_main;      /* main ring rather than small */
+    uint64_t age_ms; /* UINT64_MAX where it isn't kept */
+    unsigned credit; /* S3-FIFO's use counter, 0..31 */
+    bool in_main;    /* main ring rather than small */
 };
 bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_info *info);
 

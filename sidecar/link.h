@@ -1,13 +1,14 @@
-/* link.h - the invalidation link: one connection that hears which keys have changed, and proves every
- * 250 ms that it is alive.
+/* link.h - the invalidation link: one connection that hears which keys have changed, and proves
+ * every 250 ms that it is alive.
  *
  *   connect: AUTH, CLIENT SETNAME, INFO server, COMMAND, CLIENT ID        (what is the upstream?)
  *            [CLIENT TRACKING ON REDIRECT <id> BCAST PREFIX <p>]          (unless tracking is off)
  *            SUBSCRIBE __redis__:invalidate cache:invalidate cache:invalidate:l1
- *            PING <nonce>                                                 (its PONG: the link is live)
+ *            PING <nonce>                                                 (its PONG: the link is
+ * live)
  *
- * The one module that touches hiredis: its reader and its formatter, over our own connection, because
- * its asynchronous context drops PONG while subscribed (0.14).
+ * The one module that touches hiredis: its reader and its formatter, over our own connection,
+ * because its asynchronous context drops PONG while subscribed (0.14).
  */
 #ifndef NEARCACHE_LINK_H
 #define NEARCACHE_LINK_H

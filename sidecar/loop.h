@@ -1,7 +1,7 @@
 /* loop.h - the event loop's turn: one wait, the callbacks, then what was put off to the end of it.
  *
- * The clock is read once per turn; connections that got output are flushed once, at its end; objects
- * that died are freed after that, so that no callback of the same turn meets freed memory.
+ * The clock is read once per turn; connections that got output are flushed once, at its end;
+ * objects that died are freed after that, so that no callback of the same turn meets freed memory.
  */
 #ifndef NEARCACHE_LOOP_H
 #define NEARCACHE_LOOP_H
@@ -31,8 +31,8 @@ struct loop {
     struct event_base *base;
     struct evdns_base *dns; /* made by loop_dns */
     struct chunk_pool pool;
-    char *read_buffer; /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
-    struct loop_jobs soon;  /* flushes and resumed input: run until there are none left */
+    char *read_buffer;       /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
+    struct loop_jobs soon;   /* flushes and resumed input: run until there are none left */
     struct loop_jobs burial; /* frees: run last */
     uint64_t now;
     bool now_known;

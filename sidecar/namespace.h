@@ -7,7 +7,8 @@
 
 #include "resp.h"
 
-struct namespace {
+struct namespace
+{
     struct resp_slice prefix; /* may be empty: names pass through untouched */
     struct resp_slice glob;   /* the prefix with glob characters escaped, for MATCH and KEYS */
 };

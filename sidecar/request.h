@@ -1,9 +1,10 @@
 /* request.h - the walk of one request: what is it, whose keys, from the L1 or from the upstream.
  *
- *     plan -> prefetch -> run:  find -> arity -> auth -> class -> { hit | join | fill | forward | ... }
+ *     plan -> prefetch -> run:  find -> arity -> auth -> class -> { hit | join | fill | forward |
+ * ... }
  *
- * A read batch is planned as a whole before any of it runs, so that the memory of its keys is on its
- * way to the cache meanwhile.
+ * A read batch is planned as a whole before any of it runs, so that the memory of its keys is on
+ * its way to the cache meanwhile.
  */
 #ifndef NEARCACHE_REQUEST_H
 #define NEARCACHE_REQUEST_H

@@ -1,7 +1,8 @@
 /* scoped.h - commands on the whole key space, kept to this service's namespace.
  *
- * KEYS goes to the server with the prefix in its pattern; the rest walk with SCAN in bounded batches,
- * one at a time, on a connection of their own (the scan lane), so that nobody waits behind them.
+ * KEYS goes to the server with the prefix in its pattern; the rest walk with SCAN in bounded
+ * batches, one at a time, on a connection of their own (the scan lane), so that nobody waits behind
+ * them.
  */
 #ifndef NEARCACHE_SCOPED_H
 #define NEARCACHE_SCOPED_H

@@ -10,8 +10,10 @@
 #include "wire.h"
 
 enum {
-    HOLD_MAX = 100,        /* ms that one reply may hold the others up in all */
-    IDLE_MAX = 60 * 1000,  /* ms until an unused extra connection is closed */
+    HOLD_MIN = 100, /* ms that one reply may hold the others up in all, .. */
+    HOLD_RATE =
+        64 * 1024,        /* .. and one more for so many bytes: a reader of 64 MB/s never buffers */
+    IDLE_MAX = 60 * 1000, /* ms until an unused extra connection is closed */
     HANDSHAKE_REPLIES = 3, /* AUTH, SELECT, CLIENT SETNAME */
     ERROR_MAX = 256,
 };
@@ -50,6 +52,7 @@ struct upstream_conn {
     struct backoff backoff;
     bool held;
     uint64_t held_since, held_for;
+    uint64_t reply_bytes; /* of the reply at hand so far */
     char line[ERROR_MAX]; /* start of an error reply of the handshake */
     size_t line_len;
     char error[ERROR_MAX]; /* "-NEARCACHE ...\r\n" */
@@ -272,6 +275,7 @@ static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
         return;
     }
     struct owed *o = &uc->owed.v[uc->owed.first];
+    uc->reply_bytes += n;
     u->callbacks.bytes(u->ctx, o->owner, o->tag, p, n);
 }
 
@@ -282,7 +286,7 @@ static bool pass_done(struct upstream_conn *uc, char type)
     if (uc->state == UC_HANDSHAKE)
         return handshake_reply(uc, type);
     struct owed o = ring_pop(&uc->owed);
-    uc->held_for = 0;
+    uc->held_for = uc->reply_bytes = 0;
     u->callbacks.done(u->ctx, o.owner, o.tag, type);
     return uc->conn != NULL;
 }
@@ -384,11 +388,16 @@ void upstream_sent(struct upstream_conn *uc)
 /* --- slow readers -------------------------------------------------------------------------------
  */
 
+static uint64_t hold_allowance(const struct upstream_conn *uc)
+{
+    return HOLD_MIN + uc->reply_bytes / HOLD_RATE;
+}
+
 bool upstream_hold(struct upstream_conn *uc)
 {
     if (uc->held || uc->state != UC_READY)
         return uc->held;
-    if (uc->held_for >= HOLD_MAX)
+    if (uc->held_for >= hold_allowance(uc))
         return false;
     uc->held = true;
     uc->held_since = loop_now(uc->upstream->loop);
@@ -429,7 +438,7 @@ static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
 
 static void tick_ready(struct upstream_conn *uc, uint64_t now)
 {
-    if (uc->held && now - uc->held_since + uc->held_for > HOLD_MAX)
+    if (uc->held && now - uc->held_since + uc->held_for > hold_allowance(uc))
         upstream_release(uc);
     if (uc->owed.n && !uc->held && now > uc->progress + reply_timeout(uc))
         fail_late(uc, "no reply", reply_timeout(uc));

@@ -1,10 +1,10 @@
-/* upstream.h - pipelined connections to the shared Redis: handshake, FIFO of owed replies, deadlines,
- * reconnect.
+/* upstream.h - pipelined connections to the shared Redis: handshake, FIFO of owed replies,
+ * deadlines, reconnect.
  *
- * Many clients share one connection per database; a second one, the scan lane, carries KEYS and other
- * walks over the whole key space, so that they hold nobody up. What is appended during one turn
- * leaves with one write. Whoever sends registers an owner and a tag for each reply, which come back
- * with the reply's bytes, in order; what a tag means is the sender's business.
+ * Many clients share one connection per database; a second one, the scan lane, carries KEYS and
+ * other walks over the whole key space, so that they hold nobody up. What is appended during one
+ * turn leaves with one write. Whoever sends registers an owner and a tag for each reply, which come
+ * back with the reply's bytes, in order; what a tag means is the sender's business.
  *
  *     idle -> connecting -> handshake -> ready
  *                ^             |           |
@@ -32,9 +32,9 @@ struct upstream_callbacks {
 };
 
 struct upstream_options {
-    const struct upstream_address *address; /* borrowed */
-    const char *client_name;                /* for CLIENT SETNAME; borrowed */
-    unsigned connections;                   /* shared ones per database */
+    const struct upstream_address *address;          /* borrowed */
+    const char *client_name;                         /* for CLIENT SETNAME; borrowed */
+    unsigned connections;                            /* shared ones per database */
     uint64_t connect_timeout, timeout, scan_timeout; /* ms */
 };
 
@@ -56,8 +56,8 @@ struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slo
 /* NULL: requests are taken (perhaps while still connecting). Otherwise the error line to answer. */
 const char *upstream_refusal(struct upstream_conn *uc);
 
-/* Sends: first upstream_expect for each reply, in order, then append the command to upstream_out and
- * call upstream_sent. False: out of memory, nothing may be appended. */
+/* Sends: first upstream_expect for each reply, in order, then append the command to upstream_out
+ * and call upstream_sent. False: out of memory, nothing may be appended. */
 __attribute__((warn_unused_result)) bool upstream_expect(struct upstream_conn *uc, void *owner,
                                                          unsigned tag);
 struct chain *upstream_out(struct upstream_conn *uc);

@@ -1,5 +1,6 @@
 """Commands that nearcache answers itself, its life from start to stop, and real clients."""
 import os
+import re
 import signal
 import subprocess
 
@@ -104,8 +105,8 @@ def test_a_port_in_use_is_said(redis_server, nearcache):
     assert f"can't listen on 127.0.0.1:{near.port}: Address already in use" in done.stderr
 
 
-def test_dev_brings_its_own_redis_and_takes_it_away(nearcache, tmp_path):
-    near = nearcache("--dev", env={"TMPDIR": str(tmp_path)})
+def test_dev_brings_its_own_redis_and_takes_it_away(nearcache):
+    near = nearcache("--dev")
     client = near.client()
     assert client.set("user:1", "Ada") and client.get("user:1") == b"Ada"
     wait_until(lambda: "try        redis-cli -p" in near.output("stdout"))
@@ -114,7 +115,8 @@ def test_dev_brings_its_own_redis_and_takes_it_away(nearcache, tmp_path):
     redis_pid = client.info("server")["process_id"]
     near.stop()
     assert not os.path.exists(f"/proc/{redis_pid}")
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("nearcache-dev")]
+    directory = re.search(r"upstream   unix:(\S+)/redis.sock", said)[1]
+    assert not os.path.exists(directory)
 
 
 def test_sighup_reloads_what_can_change(redis_server, nearcache, tmp_path):

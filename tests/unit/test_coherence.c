@@ -37,7 +37,10 @@ static struct l1_view view(const char *key)
                             .view_len = 0};
 }
 
-static uint64_t hash(const char *key) { return view(key).hash; }
+static uint64_t hash(const char *key)
+{
+    return view(key).hash;
+}
 
 static struct fill *begin(const char *key, uint64_t now)
 {
@@ -104,7 +107,7 @@ START_TEST(test_what_is_not_stored)
 {
     static const struct {
         const char *reply, *pttl;
-    } table[] = {{"$-1\r\n", ":-2\r\n"},     {"$-1\r\n", ":-1\r\n"}, {"$1\r\nx\r\n", ":-2\r\n"},
+    } table[] = {{"$-1\r\n", ":-2\r\n"},      {"$-1\r\n", ":-1\r\n"},    {"$1\r\nx\r\n", ":-2\r\n"},
                  {"$1\r\nx\r\n", "-ERR\r\n"}, {"$1\r\nx\r\n", ":0\r\n"}, {"$1\r\nx\r\n", ""}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         end(begin("k", 0), table[i].reply, table[i].pttl, 0);

@@ -1,5 +1,5 @@
-/* test_conn.c - one byte stream over a socket pair: rests, pauses, limits, partial writes, the end; and
- * the FIFO of owed replies on top of it. */
+/* test_conn.c - one byte stream over a socket pair: rests, pauses, limits, partial writes, the end;
+ * and the FIFO of owed replies on top of it. */
 #include <check.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -227,7 +227,8 @@ START_TEST(test_connecting_to_nobody)
 }
 END_TEST
 
-/* --- the FIFO ----------------------------------------------------------------------------------- */
+/* --- the FIFO -----------------------------------------------------------------------------------
+ */
 
 static struct caller caller;
 static struct metrics metrics;

@@ -5,7 +5,10 @@
 
 #include "namespace.h"
 
-static struct resp_slice text(const char *s) { return (struct resp_slice){s, strlen(s)}; }
+static struct resp_slice text(const char *s)
+{
+    return (struct resp_slice){s, strlen(s)};
+}
 
 START_TEST(test_strip)
 {

@@ -29,9 +29,9 @@ END_TEST
 
 START_TEST(test_refused)
 {
-    static const char *const table[] = {"$-1\r\n",     "*-1\r\n", "$5\r\nabc\r\n", "$3\r\nabc",
-                                        "$3",          "",        "$x\r\n",        "*1\n",
-                                        "$99999999999999999999\r\n"};
+    static const char *const table[] = {"$-1\r\n",   "*-1\r\n", "$5\r\nabc\r\n",
+                                        "$3\r\nabc", "$3",      "",
+                                        "$x\r\n",    "*1\n",    "$99999999999999999999\r\n"};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct resp_reader r = reader(table[i]);
         struct resp_slice s;
