@@ -20,7 +20,7 @@ struct dev {
 
 enum {
     START_TRIES = 500, /* of 10 ms */
-    TMP_MAX = 72,      /* a unix socket's path has at most 107 bytes */
+    TMPDIR_MAX = 72,   /* a unix socket's path has at most 107 bytes */
 };
 
 /* In the child; never returns. */
@@ -78,7 +78,7 @@ static bool await_server(struct dev *d, const char *program, char error[DEV_ERRO
 struct dev *dev_start(const char *program, char error[DEV_ERROR_MAX])
 {
     const char *tmp = getenv("TMPDIR");
-    bool usable = tmp && *tmp == '/' && strlen(tmp) <= TMP_MAX;
+    bool usable = tmp && *tmp == '/' && strlen(tmp) <= TMPDIR_MAX;
     struct dev *d = calloc(1, sizeof *d);
     snprintf(error, DEV_ERROR_MAX, "out of memory");
     if (!d)

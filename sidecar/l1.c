@@ -175,10 +175,12 @@ static inline uint32_t units(size_t bytes)
 {
     return (uint32_t)((bytes + UNIT - 1) / UNIT);
 }
+
 static inline uint32_t span(const struct entry *e)
 {
     return units(e->len & ~HOLE);
 }
+
 static inline size_t data_len(const struct l1_view *v, size_t len)
 {
     return v->key_len + v->view_len + len;
@@ -245,6 +247,7 @@ static uint32_t ring_limit(const struct ring *r)
 {
     return r->start + r->size;
 }
+
 static bool ring_wrapped(const struct ring *r)
 {
     return r->used && r->head <= r->tail;
