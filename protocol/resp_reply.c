@@ -238,13 +238,13 @@ static const char *step(struct resp_framer *f, const char *p, const char *end)
 
 enum resp_status resp_frame(struct resp_framer *f, const char *p, size_t n, size_t *used)
 {
-    const char *start = p;
-    const char *end = p + n;
     *used = 0;
     if (n == 0)
         return RESP_MORE;
     if (!f->busy)
         begin_reply(f);
+    const char *start = p;
+    const char *end = p + n;
     while (p < end && f->elements > 0) {
         p = step(f, p, end);
         if (!p)

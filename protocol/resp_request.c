@@ -215,13 +215,13 @@ static inline enum resp_status read_args(struct resp_request *req, const struct 
     const char *end = buf + len;
 
     for (int64_t left = req->args_left; left > 0; left--) {
-        uint64_t n;
+        uint64_t n = 0;
         const char *line = p;
         const char *cr = p < end && *p == '$' ? resp_scan_digits(p + 1, end, &n) : NULL;
         if (cr && end - cr >= 2 && *cr == '\r' && n <= (uint64_t)most) {
             p = cr + 2;
         } else {
-            size_t size;
+            size_t size = 0;
             req->pos = (size_t)(line - buf);
             req->args_left = left;
             enum resp_status status =

@@ -388,8 +388,8 @@ enum resp_status resp_rewrite(struct resp_rewriter *rw, const char *p, size_t n,
                               resp_sink *sink, void *ctx)
 {
     enum resp_status status = resp_frame(&rw->whole, p, n, used);
-    if (status == RESP_BAD)
-        return RESP_BAD;
+    if (status == RESP_BAD || *used == 0)
+        return status;
     struct walk w = {.rw = rw, .run = p, .p = p, .end = p + *used, .sink = sink, .ctx = ctx};
     if (rw->kind == RESP_KEYS_NONE || rw->prefix_len == 0)
         w.p = w.end;

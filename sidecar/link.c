@@ -561,8 +561,8 @@ void link_tick(struct link *l, uint64_t now)
         start(l, now);
     else if (l->state == LINK_LIVE && now > l->answered + SILENCE_MAX)
         fail(l, "PING was not answered for 3 s");
-    else if (l->state == LINK_LIVE && now >= l->next_ping)
-        send_ping(l);
+    else if (l->state == LINK_LIVE && now >= l->next_ping && l->nonce == 0)
+        send_ping(l); /* one at a time: on a slow network every answer still counts */
     else if (l->state > LINK_IDLE && l->state < LINK_LIVE && now > l->deadline)
         fail(l, "no answer within upstream.connect_timeout");
 }

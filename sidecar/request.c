@@ -627,12 +627,13 @@ static void kick(struct proxy *p, struct caller *c, const char *why)
  */
 static void watch_backlog(struct proxy *p, struct request *r)
 {
+    struct caller *c = r->caller;
     size_t backlog = request_backlog(r);
-    if (backlog <= BACKLOG_SLOW)
+    if (!c || backlog <= BACKLOG_SLOW)
         return;
     if (backlog > p->config->client_max_output)
-        kick(p, r->caller, "its unread replies exceed client.max_output");
-    else if (r->source && r->caller->head == r)
+        kick(p, c, "its unread replies exceed client.max_output");
+    else if (r->source && c->head == r)
         (void)upstream_hold(r->source);
 }
 

@@ -82,7 +82,7 @@ static const struct {
     {"{\"a\":1}\n}", 2, "expected nothing more, not }"},
     {"{\"a\":1} {}", 1, "expected nothing more, not {"},
     {"{\n\"a\":1,\n\"b\":fasle,\n\"c\":2}", 3, "expected a value, not fasle"},
-    {"{\"a\":1x}", 1, "expected ',' or '}', not 1x"},
+    {"{\"a\":1x}", 1, "expected a value, not 1x"},
     {"{\"a\":0123456789012345678901234567890123456789012345678}", 1,
      "expected a value, not 012345678901234567890123..."},
     {"{\"a\":\"x\n\"}", 1, "a line break or control character in a string; is a quote missing?"},
