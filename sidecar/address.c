@@ -333,13 +333,13 @@ void upstream_address_free(struct upstream_address *address)
     *address = (struct upstream_address){0};
 }
 
-char *upstream_url_redacted(const char *text)
+char *upstream_url_redacted(const char *url)
 {
-    struct url url;
+    struct url parts;
     char *redacted = NULL;
-    if (split_url(text, &url) || url.password.len == 0)
-        return strdup(text);
-    const char *behind = url.password.p + url.password.len;
-    int n = asprintf(&redacted, "%.*s***%s", (int)(url.password.p - text), text, behind);
+    if (split_url(url, &parts) || parts.password.len == 0)
+        return strdup(url);
+    const char *behind = parts.password.p + parts.password.len;
+    int n = asprintf(&redacted, "%.*s***%s", (int)(parts.password.p - url), url, behind);
     return n < 0 ? NULL : redacted;
 }

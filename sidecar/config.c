@@ -510,8 +510,6 @@ static void print_setting_help(FILE *out, const struct setting *s)
 static void print_help(FILE *out)
 {
     static const char *const lines[] = {
-        "nearcache " NEARCACHE_VERSION ": a near cache beside your service, before a shared Redis",
-        "",
         "usage: nearcache --service NAME [--namespace PREFIX] [--listen ADDRESS]...",
         "                 [--upstream URL] [--config FILE] [--set path=value]... [--dev]",
         "                 [--check | --print-config | --help | --version]",
@@ -529,6 +527,8 @@ static void print_help(FILE *out)
         "",
         "settings [default]:",
     };
+    fprintf(out, "nearcache %s: a near cache beside your service, before a shared Redis\n\n",
+            NEARCACHE_VERSION);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         fprintf(out, "%s\n", lines[i]);
     for (size_t i = 0; i < N_SETTINGS; i++)

@@ -717,7 +717,6 @@ bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, stru
     info->reply_len = reply_len(e);
     info->footprint = (size_t)span(e) * UNIT;
     info->time_left_ms = e->deadline - time;
-    info->age_ms = UINT64_MAX;
     info->credit = e->credit;
     info->in_main = pos >= l1->main.start;
     return true;

@@ -91,7 +91,6 @@ struct l1_info {
     size_t reply_len;
     size_t footprint; /* bytes of the budget */
     uint64_t time_left_ms;
-    uint64_t age_ms; /* UINT64_MAX where it isn't kept */
     unsigned credit; /* S3-FIFO's use counter, 0..31 */
     bool in_main;    /* main ring rather than small */
 };

@@ -14,6 +14,8 @@
 #include "resp_read.h"
 #include "wire.h"
 
+enum { CREDIT_PER_HIT = 8 }; /* of the L1's use counter, which forgets: l1.h */
+
 /* --- growing text -------------------------------------------------------------------------------
  */
 
@@ -685,6 +687,13 @@ static void pair_number(struct chain *out, const char *name, uint64_t value)
     wire_integer(out, value > INT64_MAX ? -1 : (int64_t)value);
 }
 
+/* An entry lives for l1.ttl, or less where its key expires sooner: then it is younger than this. */
+static uint64_t age_at_most(const struct proxy *p, const struct l1_info *info)
+{
+    uint64_t ttl = p->config->l1_ttl;
+    return ttl > info->time_left_ms ? ttl - info->time_left_ms : 0;
+}
+
 static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_slice key)
 {
     uint64_t now = loop_now(p->loop);
@@ -709,9 +718,9 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
     if (there) {
         pair_number(out, "reply_bytes", info.reply_len);
         pair_number(out, "footprint_bytes", info.footprint);
-        pair_number(out, "age_ms", info.age_ms);
+        pair_number(out, "age_ms_at_most", age_at_most(p, &info));
         pair_number(out, "time_left_ms", info.time_left_ms);
-        pair_number(out, "hits", info.credit);
+        pair_number(out, "recent_hits", (info.credit + CREDIT_PER_HIT - 1) / CREDIT_PER_HIT);
         pair_text(out, "ring", info.in_main ? "main" : "small");
     }
     caller_replied(c);

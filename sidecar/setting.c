@@ -144,9 +144,10 @@ static bool parse_bool(const char *text, bool *out, char error[SETTING_ERROR_MAX
 static bool enum_word(const char *unit, unsigned n, char word[ENUM_WORD_MAX])
 {
     for (; n > 0; n--) {
-        unit = strchr(unit, '|');
-        if (!unit++)
+        const char *bar = strchr(unit, '|');
+        if (!bar)
             return false;
+        unit = bar + 1;
     }
     size_t len = strcspn(unit, "|");
     assert(len < ENUM_WORD_MAX);
