@@ -123,7 +123,8 @@ typedef void resp_sink(void *ctx, const char *p, size_t n);
 
 /* Strips `prefix` from the key names of one reply as it streams by; holds at most one length line
  * and prefix_len bytes. A name that does not start with the prefix passes unchanged. For every kind
- * but NONE an error reply has  'prefix  (a quote, then the prefix) shortened to the quote. */
+ * but NONE an error reply has  'prefix  (a quote, then the prefix) shortened to the quote; only of
+ * type '-', as Redis sends no other. */
 struct resp_rewriter;
 /* `prefix` is copied. NULL: out of memory. */
 struct resp_rewriter *resp_rewriter_new(enum resp_keys kind, struct resp_slice prefix);

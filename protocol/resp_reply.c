@@ -141,7 +141,7 @@ static const char *take_text(struct resp_framer *f, const char *p, const char *e
     return cr + 1;
 }
 
-/* A CR without LF is part of the text: clients read it so, and a module may send it. */
+/* A CR without LF is part of the text, as for most clients: what to make of it is theirs. */
 static const char *take_text_lf(struct resp_framer *f, const char *p)
 {
     if (*p == '\n')
@@ -186,7 +186,7 @@ static const char *take_type(struct resp_framer *f, const char *p, const char *e
         return begin_number(f, p, end);
     case '+':
     case '-':
-    case ',': /* a double or a big number is for the client to judge */
+    case ',': /* what double or big number it is, the client may judge */
     case '(':
         f->state = IN_TEXT;
         return p;

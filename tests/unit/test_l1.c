@@ -477,7 +477,6 @@ START_TEST(hits_earn_credit)
         ck_assert(is("a", "1"));
         ck_assert_uint_eq(inspect("a").credit, want[i]);
     }
-    ck_assert_uint_eq(inspect("a").age_ms, UINT64_MAX);
     ck_assert_uint_eq(inspect("a").footprint, HEADER + 4);
 }
 END_TEST
