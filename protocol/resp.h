@@ -168,4 +168,8 @@ static inline const char *resp_scan_digits(const char *p, const char *end, uint6
 /* ASCII case-insensitive equality with a lower-case literal. */
 bool resp_slice_is(struct resp_slice s, const char *lower);
 
+/* The same for an option word as the server's strcasecmp sees it: what follows a NUL does not
+ * count, "MATCH\0x" is MATCH. For options that decide what may be reached. */
+bool resp_word_is(struct resp_slice s, const char *lower);
+
 #endif

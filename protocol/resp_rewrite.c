@@ -110,14 +110,14 @@ static size_t at_hand(const struct walk *w)
 
 /* --- where are we? --------------------------------------------------------------------------- */
 
-enum wanted {
-    NOTHING,
-    A_KEY,    /* if it is a bulk string */
-    CHILDREN, /* if it is an aggregate */
-    KEY_OR_CHILDREN,
+/* What an element is wanted for; several may be or'ed. */
+enum {
+    NOTHING = 0,
+    A_KEY = 1,    /* if it is a bulk string */
+    CHILDREN = 2, /* if it is an aggregate */
 };
 
-static enum wanted wanted_in_top(enum resp_keys kind, const struct level *top)
+static unsigned wanted_in_top(enum resp_keys kind, const struct level *top)
 {
     switch (kind) {
     case RESP_KEYS_ALL:
@@ -140,7 +140,7 @@ static enum wanted wanted_in_top(enum resp_keys kind, const struct level *top)
 }
 
 /* What an element at this place is good for, whatever it turns out to be. */
-static enum wanted wanted_here(const struct resp_rewriter *rw)
+static unsigned wanted_here(const struct resp_rewriter *rw)
 {
     if (rw->depth > 0 && rw->levels[rw->depth - 1].type == '|')
         return NOTHING;
@@ -148,7 +148,7 @@ static enum wanted wanted_here(const struct resp_rewriter *rw)
     case 0:
         if (rw->kind == RESP_KEYS_ERROR)
             return NOTHING;
-        return rw->kind == RESP_KEYS_ALL ? KEY_OR_CHILDREN : CHILDREN;
+        return rw->kind == RESP_KEYS_ALL ? A_KEY | CHILDREN : CHILDREN;
     case 1:
         return wanted_in_top(rw->kind, &rw->levels[0]);
     default:
@@ -163,14 +163,14 @@ static bool is_aggregate(char type)
 
 static enum state state_for(const struct resp_rewriter *rw, char type)
 {
-    enum wanted wanted = wanted_here(rw);
+    unsigned wanted = wanted_here(rw);
     if (type == '-' && rw->depth == 0 && rw->in_errors)
         return IN_ERROR;
     if (type == '|' && (wanted != NOTHING || rw->depth == 0))
         return IN_HEADER;
-    if (type == '$' && (wanted == A_KEY || wanted == KEY_OR_CHILDREN))
+    if (type == '$' && (wanted & A_KEY))
         return IN_KEY_HEADER;
-    if (is_aggregate(type) && (wanted == CHILDREN || wanted == KEY_OR_CHILDREN))
+    if (is_aggregate(type) && (wanted & CHILDREN))
         return IN_HEADER;
     return IN_OTHER;
 }
@@ -350,11 +350,11 @@ static void take_error(struct walk *w)
     }
 }
 
-static void end_error(struct walk *w)
+/* Nothing is held back by now, since the pattern has neither CR nor LF. */
+static void end_error(struct resp_rewriter *rw)
 {
-    put(w, w->rw->pattern, w->rw->matched);
-    w->rw->matched = 0;
-    w->rw->state = AT_ELEMENT;
+    assert(rw->matched == 0);
+    rw->state = AT_ELEMENT;
 }
 
 static void take(struct walk *w)
@@ -397,7 +397,7 @@ enum resp_status resp_rewrite(struct resp_rewriter *rw, const char *p, size_t n,
         take(&w);
     flush(&w);
     if (status == RESP_DONE && rw->state == IN_ERROR)
-        end_error(&w);
+        end_error(rw);
     assert(status != RESP_DONE || (rw->state == AT_ELEMENT && rw->depth == 0));
     return status;
 }

@@ -94,3 +94,9 @@ bool resp_slice_is(struct resp_slice s, const char *lower)
     }
     return lower[s.len] == '\0';
 }
+
+bool resp_word_is(struct resp_slice s, const char *lower)
+{
+    const char *nul = s.len ? memchr(s.data, '\0', s.len) : NULL;
+    return resp_slice_is(nul ? (struct resp_slice){s.data, (size_t)(nul - s.data)} : s, lower);
+}

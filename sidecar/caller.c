@@ -20,6 +20,13 @@ static void request_free(struct request *r)
     free(r);
 }
 
+/* Bytes that wait for an earlier reply are the client's doing too. */
+static void count_parked(struct request *r)
+{
+    r->caller->parked += r->body.len - r->parked;
+    r->parked = r->body.len;
+}
+
 static struct request *pop(struct caller *c)
 {
     struct request *r = c->head;
@@ -28,6 +35,8 @@ static struct request *pop(struct caller *c)
         c->tail = NULL;
     c->owed--;
     c->owed_bytes -= r->cost;
+    c->parked -= r->parked;
+    r->parked = 0;
     r->caller = NULL;
     r->next = NULL;
     return r;
@@ -53,6 +62,7 @@ static void advance(struct caller *c)
 {
     while (c->head) {
         chain_move(conn_out(c->conn), &c->head->body);
+        count_parked(c->head);
         if (c->head->state != REQUEST_DONE)
             break;
         struct request *r = pop(c);
@@ -82,6 +92,8 @@ struct chain *caller_reply(struct caller *c)
 
 void caller_replied(struct caller *c)
 {
+    if (c->tail)
+        count_parked(c->tail);
     conn_send(c->conn);
 }
 
@@ -147,6 +159,7 @@ void request_bytes(struct request *r, const char *p, size_t n)
         return;
     if (c->head != r) {
         chain_append(&r->body, p, n);
+        count_parked(r);
         return;
     }
     chain_append(conn_out(c->conn), p, n);
@@ -176,11 +189,9 @@ void request_fail(struct request *r, const char *line)
     request_done(r);
 }
 
-size_t request_backlog(const struct request *r)
+size_t caller_unread(const struct caller *c)
 {
-    if (!r->caller)
-        return 0;
-    return r->caller->head == r ? conn_out(r->caller->conn)->len : r->body.len;
+    return conn_out(c->conn)->len + c->parked;
 }
 
 bool caller_set_text(char **at, struct resp_slice text)

@@ -35,6 +35,7 @@ struct request {
     struct request *next_waiter;  /* of the same fill */
     struct upstream_conn *source; /* sends its bytes now; for holding it back */
     struct chain body;            /* came before its turn */
+    size_t parked;                /* bytes of it that its caller counts */
     size_t cost;                  /* bytes of the request as sent on */
     uint64_t hash;                /* of the written key, or .. */
     uint64_t *hashes;             /* .. of several; owned */
@@ -57,6 +58,9 @@ struct caller {
     struct metrics *metrics;
     struct request *head, *tail;
     size_t owed, owed_bytes;
+    size_t parked; /* bytes of replies that wait for an earlier one */
+    uint64_t
+        held_since; /* when its upstream was held back for it; 0: it has read everything since */
     /* Called when a request has left the FIFO. Set by the client module. */
     void (*progress)(struct caller *c);
     TAILQ_ENTRY(caller) entry;
@@ -92,8 +96,9 @@ void request_bytes(struct request *r, const char *p, size_t n);
 void request_done(struct request *r);
 /* Ends it with an error line. If part of the reply is out already the client is disconnected. */
 void request_fail(struct request *r, const char *line);
-/* Bytes waiting to be read by its client, 0 if it has left. */
-size_t request_backlog(const struct request *r);
+/* Bytes of replies that the client has not taken yet, or can not because an earlier one is missing.
+ */
+size_t caller_unread(const struct caller *c);
 
 /* A copy of a name or NULL; replaces *at. False: out of memory. */
 bool caller_set_text(char **at, struct resp_slice text);

@@ -26,7 +26,9 @@ enum {
     CLIENT_MAGIC = 0x636c6e74,
     BATCH = 64,
     OWED_MAX = 16 * 1024,             /* replies owed before the client is not read from .. */
-    OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests */
+    OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests, .. */
+    PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
+    FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */
     ARGS_KEEP = 1024,
 };
 
@@ -96,7 +98,7 @@ static bool may_take(const struct client *cl)
 {
     const struct caller *c = &cl->caller;
     return !cl->closed && !c->quitting && !c->kill && !c->exclusive && c->owed < OWED_MAX &&
-           c->owed_bytes < OWED_BYTES_MAX;
+           c->owed_bytes < OWED_BYTES_MAX && c->parked < PARKED_MAX;
 }
 
 struct batch {
@@ -133,6 +135,19 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
     return true;
 }
 
+/* Not read from for it: a client may well send a long pipeline before it reads the first reply. */
+static void bound_output(struct client *cl)
+{
+    struct chain *out = conn_out(cl->caller.conn);
+    if (out->len < FLUSH_AT)
+        return;
+    conn_flush(cl->caller.conn);
+    if (caller_unread(&cl->caller) <= cl->proxy->config->client_max_output || cl->caller.kill)
+        return;
+    cl->proxy->metrics->clients_dropped++;
+    cl->caller.kill = true;
+}
+
 /* Runs them in order; returns how many bytes were dealt with, less than all of them when the client
  * has to wait. */
 static size_t run_commands(struct client *cl, const struct batch *b)
@@ -152,6 +167,7 @@ static size_t run_commands(struct client *cl, const struct batch *b)
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
+        bound_output(cl);
         p->metrics->commands += plans[i].argc > 0;
     }
     return b->n ? b->end[b->n - 1] : 0;
@@ -211,10 +227,6 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     if (cl->closed)
         return n;
     conn_flush(cl->caller.conn); /* hits leave with one write, borrowed ones before they can move */
-    if (conn_out(cl->caller.conn)->len > cl->proxy->config->client_max_output) {
-        cl->proxy->metrics->clients_dropped++;
-        cl->caller.kill = true;
-    }
     return leave_if_done(cl) || cl->caller.quitting ? n : taken;
 }
 
@@ -226,8 +238,9 @@ static void on_progress(struct caller *c)
         return;
     /* Half empty, not just below the limit: no stop and go. A command that waits for all before it
      * finds its turn when the FIFO is empty. */
-    bool room = c->head == NULL || (!cl->waits_for_all && c->owed <= OWED_MAX / 2 &&
-                                    c->owed_bytes <= OWED_BYTES_MAX / 2);
+    bool room =
+        c->head == NULL || (!cl->waits_for_all && c->owed <= OWED_MAX / 2 &&
+                            c->owed_bytes <= OWED_BYTES_MAX / 2 && c->parked <= PARKED_MAX / 2);
     if (!may_take(cl) || !room)
         return;
     cl->held = cl->waits_for_all = false;

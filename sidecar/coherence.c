@@ -87,7 +87,7 @@ void coherence_set_options(struct coherence *c, const struct coherence_options *
 /* --- kills and epochs ---------------------------------------------------------------------------
  */
 
-static void detach(struct coherence *c, struct fill **at)
+static void unlink_fill(struct fill **at)
 {
     struct fill *f = *at;
     assert(f->attached);
@@ -97,6 +97,11 @@ static void detach(struct coherence *c, struct fill **at)
     free(f->value);
     f->value = NULL;
     f->value_len = f->value_cap = 0;
+}
+
+static void discard(struct coherence *c, struct fill **at)
+{
+    unlink_fill(at);
     c->metrics->fills_discarded++;
 }
 
@@ -105,7 +110,7 @@ void coherence_kill(struct coherence *c, uint64_t hash)
     struct fill **at = &c->fills[bucket(hash)];
     while (*at) {
         if ((*at)->hash == hash)
-            detach(c, at);
+            discard(c, at);
         else
             at = &(*at)->next;
     }
@@ -121,7 +126,7 @@ void coherence_new_epoch(struct coherence *c)
 {
     for (size_t i = 0; i < BUCKETS && c->open_fills; i++)
         while (c->fills[i])
-            detach(c, &c->fills[i]);
+            discard(c, &c->fills[i]);
     if (c->stored) {
         l1_clear(c->l1);
         c->stored = false;
@@ -241,12 +246,12 @@ void **coherence_fill_waiters(struct fill *f)
     return &f->waiters;
 }
 
-static void detach_fill(struct coherence *c, struct fill *f)
+static struct fill **place_of(struct coherence *c, struct fill *f)
 {
     struct fill **at = &c->fills[bucket(f->hash)];
     while (*at != f)
         at = &(*at)->next;
-    detach(c, at);
+    return at;
 }
 
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n)
@@ -256,14 +261,14 @@ void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, si
     if (!f->attached || n == 0)
         return;
     if (n > c->options.max_value - f->value_len) {
-        detach_fill(c, f);
+        discard(c, place_of(c, f));
         return;
     }
     if (f->value_cap - f->value_len < n) {
         size_t cap = f->value_len + n <= 2 * f->value_cap ? 2 * f->value_cap : f->value_len + n;
         char *value = realloc(f->value, cap);
         if (!value) {
-            detach_fill(c, f);
+            discard(c, place_of(c, f));
             return;
         }
         f->value = value;
@@ -302,8 +307,7 @@ static void part_done(struct coherence *c, struct fill *f, uint64_t now)
     } else {
         if (worth)
             store(c, f, now);
-        detach_fill(c, f);
-        c->metrics->fills_discarded -= worth; /* detach counts it, wrongly here */
+        unlink_fill(place_of(c, f));
     }
     c->open_fills--;
     f->magic = 0;

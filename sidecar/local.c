@@ -641,20 +641,18 @@ static void run_nearcache_help(struct caller *c)
     answer_lines(c, lines, sizeof lines / sizeof *lines);
 }
 
-/* "a:1\r\nb:2\r\n" -> name, value pairs. */
+/* "a:1\r\nb:2\r\n" -> name, value pairs; no value holds a CR or LF. */
 static void answer_pairs(struct caller *c, struct text *t)
 {
     struct chain *out = caller_reply(c);
     size_t lines = 0;
-    for (size_t i = 0; i < t->len; i++)
-        lines += t->p[i] == '\n';
+    for (const char *p = t->p; (p = strstr(p, "\r\n")); p += 2)
+        lines++;
     wire_header(out, '*', 2 * lines);
-    for (char *line = t->p; line && line < t->p + t->len;) {
-        char *stop = strchr(line, '\r');
-        char *colon = memchr(line, ':', (size_t)(stop - line));
-        wire_bulk(out, (struct resp_slice){line, (size_t)(colon - line)});
-        wire_bulk(out, (struct resp_slice){colon + 1, (size_t)(stop - colon - 1)});
-        line = stop + 2;
+    for (const char *line = t->p, *stop; (stop = strstr(line, "\r\n")); line = stop + 2) {
+        size_t name = strcspn(line, ":\r"), value = name + (line[name] == ':');
+        wire_bulk(out, (struct resp_slice){line, name});
+        wire_bulk(out, (struct resp_slice){line + value, (size_t)(stop - line) - value});
     }
     caller_replied(c);
     free(t->p);

@@ -14,6 +14,7 @@
 
 enum {
     BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back */
+    HOLD_READER_MAX = 100,     /* ms */
     HASHES_INLINE = 1,
 };
 
@@ -195,8 +196,8 @@ static uint32_t slot_of(const struct caller *c)
     return (uint32_t)(c->id % 0xffffffu);
 }
 
-/* A request whose reply will be `tag`ged; NULL: it has been answered with an error. */
-static struct request *expect(struct proxy *p, struct caller *c, struct upstream_conn *uc)
+/* A reply that will come from `uc`; NULL: the client has been answered with an error. */
+static struct request *expect(struct caller *c, struct upstream_conn *uc)
 {
     struct request *r = request_new(c);
     if (!r) {
@@ -204,7 +205,6 @@ static struct request *expect(struct proxy *p, struct caller *c, struct upstream
         return NULL;
     }
     r->source = uc;
-    (void)p;
     return r;
 }
 
@@ -227,7 +227,7 @@ static bool strip_reply(struct proxy *p, struct request *r, enum resp_keys kind)
 static struct request *send_on(struct proxy *p, struct caller *c, const struct request_plan *plan,
                                struct upstream_conn *uc)
 {
-    struct request *r = expect(p, c, uc);
+    struct request *r = expect(c, uc);
     if (!r)
         return NULL;
     bool publish = plan->command->id == COMMAND_ID_PUBLISH;
@@ -531,7 +531,7 @@ static enum request_outcome run_mget(struct proxy *p, struct caller *c,
         return REQUEST_TAKEN;
     }
     struct upstream_conn *uc;
-    struct request *r = lane(p, c, c->db, slot_of(c), &uc) ? NULL : expect(p, c, uc);
+    struct request *r = lane(p, c, c->db, slot_of(c), &uc) ? NULL : expect(c, uc);
     if (!r) {
         mget_free(m);
         return REQUEST_TAKEN;
@@ -623,17 +623,25 @@ static void kick(struct proxy *p, struct caller *c, const char *why)
     c->progress(c);
 }
 
+/* Once for a while: who has not read what he was sent by then reads nothing, and is buffered. */
+static bool may_hold(const struct proxy *p, struct caller *c)
+{
+    uint64_t now = loop_now(p->loop);
+    if (c->held_since == 0)
+        c->held_since = now;
+    return now - c->held_since < HOLD_READER_MAX;
+}
+
 /* A reader that does not keep up: first its reply is held back, then buffered, then it has to go.
  */
 static void watch_backlog(struct proxy *p, struct request *r)
 {
     struct caller *c = r->caller;
-    size_t backlog = request_backlog(r);
-    if (!c || backlog <= BACKLOG_SLOW)
+    if (!c || caller_unread(c) <= BACKLOG_SLOW)
         return;
-    if (backlog > p->config->client_max_output)
+    if (caller_unread(c) > p->config->client_max_output)
         kick(p, c, "its unread replies exceed client.max_output");
-    else if (r->source && c->head == r)
+    else if (r->source && c->head == r && conn_out(c->conn)->len > BACKLOG_SLOW && may_hold(p, c))
         (void)upstream_hold(r->source);
 }
 
@@ -781,6 +789,7 @@ const struct upstream_callbacks request_upstream_callbacks = {
 
 void request_client_drained(struct caller *c)
 {
+    c->held_since = 0;
     if (c->head && c->head->source)
         upstream_release(c->head->source);
 }
@@ -828,11 +837,18 @@ static enum request_outcome run_select(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
+/* XREAD and XREADGROUP: options stand before STREAMS, and may have operands that look like others.
+ */
 static bool has_block(const struct request_plan *plan)
 {
-    for (size_t i = 1; i < plan->argc && !resp_slice_is(plan->argv[i], "streams"); i++)
-        if (resp_slice_is(plan->argv[i], "block"))
+    size_t i = 1;
+    while (i < plan->argc && !resp_word_is(plan->argv[i], "streams")) {
+        if (resp_word_is(plan->argv[i], "block"))
             return true;
+        i += resp_word_is(plan->argv[i], "group")   ? 3
+             : resp_word_is(plan->argv[i], "count") ? 2
+                                                    : 1;
+    }
     return false;
 }
 

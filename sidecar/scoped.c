@@ -15,6 +15,8 @@
 enum { DBS_MAX = 16384 };
 
 static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
+static const char FOREIGN[] =
+    "-NEARCACHE the upstream's SCAN told a key that was not asked for\r\n";
 
 /* --- forwarded with a pattern: SCAN and KEYS ----------------------------------------------------
  */
@@ -48,12 +50,12 @@ void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *arg
         return;
     bool match = false;
     for (size_t i = 2; i + 1 < argc; i += 2)
-        match |= resp_slice_is(argv[i], "match");
+        match |= resp_word_is(argv[i], "match");
     bool add = !match && argc % 2 == 0; /* an odd option is a syntax error: let the server say so */
     struct chain *out = upstream_out(uc);
     wire_header(out, '*', argc + (add ? 2 : 0));
     for (size_t i = 0; i < argc; i++) {
-        if (i >= 3 && i % 2 == 1 && resp_slice_is(argv[i - 1], "match"))
+        if (i >= 3 && i % 2 == 1 && resp_word_is(argv[i - 1], "match"))
             wire_bulk2(out, p->ns->glob, argv[i]);
         else
             wire_bulk(out, argv[i]);
@@ -123,6 +125,16 @@ static void walk_fail(struct walk *w, const char *error)
     request_fail(r, error);
 }
 
+/* True if the step went wrong, which ends the walk: lost, or refused in the server's own words. */
+static bool step_failed(struct walk *w, const char *reply, size_t n, const char *error)
+{
+    if (error)
+        walk_fail(w, error);
+    else if (n && *reply == '-')
+        walk_answer(w, reply, n);
+    return error || (n && *reply == '-');
+}
+
 static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc,
                       void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
@@ -136,15 +148,10 @@ static void scan_done(struct query *q, const char *reply, size_t n, const char *
     struct resp_reader reader = {reply, reply + n};
     struct resp_slice cursor;
     size_t parts, keys;
-    if (error) {
-        walk_fail(w, error);
-    } else if (n && *reply == '-') {
-        char line[256];
-        snprintf(line, sizeof line, "%.*s", (int)(n < 250 ? n : 250), reply);
-        walk_fail(w, line);
-    } else if (!resp_read_array(&reader, &parts) || parts != 2 ||
-               !resp_read_bulk(&reader, &cursor) || cursor.len >= sizeof w->cursor ||
-               !resp_read_array(&reader, &keys)) {
+    if (step_failed(w, reply, n, error))
+        return;
+    if (!resp_read_array(&reader, &parts) || parts != 2 || !resp_read_bulk(&reader, &cursor) ||
+        cursor.len >= sizeof w->cursor || !resp_read_array(&reader, &keys)) {
         walk_fail(w, "-NEARCACHE the upstream's SCAN reply could not be read\r\n");
     } else {
         memcpy(w->cursor, cursor.data, cursor.len);
@@ -156,6 +163,10 @@ static void scan_done(struct query *q, const char *reply, size_t n, const char *
 static void walk_step(struct walk *w)
 {
     const struct namespace *ns = w->proxy->ns;
+    if (!w->request->caller && !w->flushes) { /* nobody waits for the answer any more */
+        walk_fail(w, "");
+        return;
+    }
     char *pattern = malloc(ns->glob.len + 1);
     if (!pattern) {
         walk_fail(w, NO_MEMORY);
@@ -235,8 +246,8 @@ static void answer_key(struct walk *w, struct resp_slice full)
     struct resp_slice name;
     char *reply = malloc(RESP_HEADER_MAX + full.len + 2);
     if (!reply || !namespace_strip(w->proxy->ns, full, &name)) {
+        walk_fail(w, reply ? FOREIGN : NO_MEMORY);
         free(reply);
-        walk_fail(w, NO_MEMORY);
         return;
     }
     walk_answer(w, reply, (size_t)(resp_put_bulk(reply, name) - reply));
@@ -266,15 +277,8 @@ static void pick_key(struct walk *w, struct resp_reader keys, size_t n)
 static void unlink_done(struct query *q, const char *reply, size_t n, const char *error)
 {
     struct walk *w = (struct walk *)q;
-    if (error)
-        walk_fail(w, error);
-    else if (n && *reply == '-') {
-        char line[256];
-        snprintf(line, sizeof line, "%.*s", (int)(n < 250 ? n : 250), reply);
-        walk_fail(w, line);
-    } else {
+    if (!step_failed(w, reply, n, error))
         walk_on(w);
-    }
 }
 
 static void unlink_keys(struct walk *w, struct resp_reader keys, size_t n)
@@ -295,7 +299,7 @@ static void unlink_keys(struct walk *w, struct resp_reader keys, size_t n)
     if (ok)
         walk_send(w, argv, n + 1, unlink_done);
     else
-        walk_fail(w, NO_MEMORY);
+        walk_fail(w, argv ? FOREIGN : NO_MEMORY);
     free(argv);
 }
 
@@ -313,8 +317,12 @@ static void next_db(struct walk *w)
 static void keyspace_done(struct query *q, const char *reply, size_t n, const char *error)
 {
     struct walk *w = (struct walk *)q;
-    if (error) {
-        walk_fail(w, error);
+    struct resp_reader reader = {reply, reply + n};
+    struct resp_slice info;
+    if (step_failed(w, reply, n, error))
+        return;
+    if (!resp_read_bulk(&reader, &info)) {
+        walk_fail(w, "-NEARCACHE the upstream's INFO reply could not be read\r\n");
         return;
     }
     w->dbs = calloc(DBS_MAX, sizeof *w->dbs);
@@ -322,8 +330,8 @@ static void keyspace_done(struct query *q, const char *reply, size_t n, const ch
         walk_fail(w, NO_MEMORY);
         return;
     }
-    const char *end = reply + n;
-    for (const char *line = reply; line < end && w->n_dbs < DBS_MAX;) {
+    const char *end = info.data + info.len;
+    for (const char *line = info.data; line < end && w->n_dbs < DBS_MAX;) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
         stop = stop ? stop : end;
         if (stop - line > 3 && memcmp(line, "db", 2) == 0)

@@ -2,6 +2,7 @@
 #include "upstream.h"
 
 #include <assert.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +11,9 @@
 #include "wire.h"
 
 enum {
-    HOLD_MIN = 100, /* ms that one reply may hold the others up in all, .. */
-    HOLD_RATE =
-        64 * 1024,        /* .. and one more for so many bytes: a reader of 64 MB/s never buffers */
-    IDLE_MAX = 60 * 1000, /* ms until an unused extra connection is closed */
+    HOLD_MAX = 100,        /* ms that slow readers may hold the others up, .. */
+    HOLD_RATE = 64 * 1024, /* .. earned back by so many bytes a ms: 64 MB/s never buffers */
+    IDLE_MAX = 60 * 1000,  /* ms until an unused extra connection is closed */
     HANDSHAKE_REPLIES = 3, /* AUTH, SELECT, CLIENT SETNAME */
     ERROR_MAX = 256,
 };
@@ -51,8 +51,8 @@ struct upstream_conn {
     uint64_t last_used;
     struct backoff backoff;
     bool held;
-    uint64_t held_since, held_for;
-    uint64_t reply_bytes; /* of the reply at hand so far */
+    uint64_t held_since;
+    uint64_t hold_spent;  /* of HOLD_MAX, in bytes of HOLD_RATE */
     char line[ERROR_MAX]; /* start of an error reply of the handshake */
     size_t line_len;
     char error[ERROR_MAX]; /* "-NEARCACHE ...\r\n" */
@@ -149,6 +149,20 @@ static const char *log_hint(const struct upstream_conn *uc)
                : NULL;
 }
 
+/* Always one whole line, however long or odd the server's words are. */
+__attribute__((format(printf, 2, 3))) static void error_line(char line[ERROR_MAX],
+                                                             const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(line, ERROR_MAX - 2, format, args);
+    va_end(args);
+    for (char *p = line; *p; p++)
+        if (*p == '\r' || *p == '\n')
+            *p = ' ';
+    memcpy(line + strlen(line), "\r\n", 3);
+}
+
 static void fail(struct upstream_conn *uc, const char *why)
 {
     struct upstream *u = uc->upstream;
@@ -159,9 +173,9 @@ static void fail(struct upstream_conn *uc, const char *why)
     uc->retry_at = loop_now(u->loop) + backoff_next(&uc->backoff);
     u->metrics->upstream_failures++;
     if (!uc->no_such_db)
-        snprintf(uc->error, sizeof uc->error, "-NEARCACHE upstream %s unavailable: %s\r\n",
-                 u->options.address->label, why);
-    snprintf(u->last_error, sizeof u->last_error, "%s", why);
+        error_line(uc->error, "-NEARCACHE upstream %s unavailable: %s", u->options.address->label,
+                   why);
+    snprintf(u->last_error, sizeof u->last_error, "%.*s", (int)strcspn(why, "\r\n"), why);
     if (!uc->no_such_db && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
         log_write(u->log, LOG_WARN, was_ready ? "upstream_lost" : "upstream_unavailable",
                   "upstream", u->options.address->label, "why", why, "hint", log_hint(uc), NULL);
@@ -252,7 +266,7 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
     bool fatal = type == '-' && (step != STEP_SETNAME || strncmp(line, "-NOPERM", 7) != 0);
     if (fatal && step == STEP_SELECT && strncmp(line, "-ERR", 4) == 0) {
         uc->no_such_db = true; /* the client gets the server's own words */
-        memcpy(uc->error, line, sizeof uc->error);
+        error_line(uc->error, "%.*s", (int)strcspn(line, "\r\n"), line);
     }
     if (fatal) {
         line[strcspn(line, "\r\n")] = '\0';
@@ -275,7 +289,7 @@ static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
         return;
     }
     struct owed *o = &uc->owed.v[uc->owed.first];
-    uc->reply_bytes += n;
+    uc->hold_spent -= n < uc->hold_spent ? n : uc->hold_spent;
     u->callbacks.bytes(u->ctx, o->owner, o->tag, p, n);
 }
 
@@ -286,7 +300,6 @@ static bool pass_done(struct upstream_conn *uc, char type)
     if (uc->state == UC_HANDSHAKE)
         return handshake_reply(uc, type);
     struct owed o = ring_pop(&uc->owed);
-    uc->held_for = uc->reply_bytes = 0;
     u->callbacks.done(u->ctx, o.owner, o.tag, type);
     return uc->conn != NULL;
 }
@@ -388,19 +401,21 @@ void upstream_sent(struct upstream_conn *uc)
 /* --- slow readers -------------------------------------------------------------------------------
  */
 
-static uint64_t hold_allowance(const struct upstream_conn *uc)
+/* One budget for the whole connection: it fills with what is delivered, whoever it is for. */
+static uint64_t hold_spent(const struct upstream_conn *uc, uint64_t now)
 {
-    return HOLD_MIN + uc->reply_bytes / HOLD_RATE;
+    return uc->hold_spent + (uc->held ? (now - uc->held_since) * HOLD_RATE : 0);
 }
 
 bool upstream_hold(struct upstream_conn *uc)
 {
+    uint64_t now = loop_now(uc->upstream->loop);
     if (uc->held || uc->state != UC_READY)
         return uc->held;
-    if (uc->held_for >= hold_allowance(uc))
+    if (hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
         return false;
     uc->held = true;
-    uc->held_since = loop_now(uc->upstream->loop);
+    uc->held_since = now;
     conn_pause(uc->conn);
     return true;
 }
@@ -409,9 +424,9 @@ void upstream_release(struct upstream_conn *uc)
 {
     if (!uc->held)
         return;
-    uc->held = false;
     uc->progress = loop_now(uc->upstream->loop);
-    uc->held_for += uc->progress - uc->held_since;
+    uc->hold_spent = hold_spent(uc, uc->progress);
+    uc->held = false;
     conn_resume(uc->conn);
 }
 
@@ -438,7 +453,7 @@ static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
 
 static void tick_ready(struct upstream_conn *uc, uint64_t now)
 {
-    if (uc->held && now - uc->held_since + uc->held_for > hold_allowance(uc))
+    if (uc->held && hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
         upstream_release(uc);
     if (uc->owed.n && !uc->held && now > uc->progress + reply_timeout(uc))
         fail_late(uc, "no reply", reply_timeout(uc));
@@ -459,10 +474,31 @@ static void tick_conn(struct upstream_conn *uc, uint64_t now)
         start(uc);
 }
 
+static void free_conn(struct upstream_conn *uc)
+{
+    drop_connection(uc);
+    free(uc->owed.v);
+    free(uc);
+}
+
+/* A database that nobody uses any more, or that never was. */
+static bool is_forgotten(const struct upstream_conn *uc)
+{
+    return is_extra(uc) && uc->owed.n == 0 && (uc->state == UC_IDLE || uc->state == UC_BACKOFF);
+}
+
 void upstream_tick(struct upstream *u, uint64_t now)
 {
-    for (struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+    for (struct upstream_conn **at = &u->conns; *at;) {
+        struct upstream_conn *uc = *at;
+        if (is_forgotten(uc)) {
+            *at = uc->next;
+            free_conn(uc);
+            continue;
+        }
         tick_conn(uc, now);
+        at = &uc->next;
+    }
 }
 
 /* --- life ---------------------------------------------------------------------------------------
@@ -490,12 +526,11 @@ void upstream_free(struct upstream *u)
         return;
     while (u->conns) {
         struct upstream_conn *uc = u->conns;
-        snprintf(uc->error, sizeof uc->error, "-NEARCACHE shutting down\r\n");
+        error_line(uc->error, "-NEARCACHE shutting down");
         drop_connection(uc);
         tell_all_lost(uc);
         u->conns = uc->next;
-        free(uc->owed.v);
-        free(uc);
+        free_conn(uc);
     }
     free(u);
 }

@@ -212,7 +212,7 @@ def test_options_and_operands_are_told_apart(upstream):
     for args, answer, wanted in zip(commands, ask_helper(commands), keys):
         assert our_keys(args, answer) == Counter(wanted.split()), (args, answer)
     for args, seen, wanted in zip(commands, getkeys(upstream, commands), keys):
-        assert seen != Counter(wanted.split()), args  # or else there is no need for this test
+        assert not upstream.version.startswith(b"7.0.") or seen != Counter(wanted.split()), args  # or else there is no need for this test
 
 
 def test_commands_without_keys(upstream):

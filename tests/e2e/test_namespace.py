@@ -52,6 +52,8 @@ ESCAPES = [
     ["MIGRATE", "127.0.0.1", "1", "", "0", "10", "KEYS", "a", SECRET],
     ["MIGRATE", "127.0.0.1", "1", "", "0", "10", "AUTH", "KEYS", "KEYS", SECRET],
     ["SCAN", "0", "MATCH", "other:*"], ["SCAN", "0", "MATCH", "*", "MATCH", "other:*"],
+    ["SCAN", "0", "MATCH\0x", "other:*"], ["SCAN", "0", "MATCH", "a", "MATCH\0x", "other:*"],
+    ["SCAN", "0", "COUNT", "match", "MATCH", "other:*"], ["SORT", "list", "STORE\0x", SECRET],
     ["KEYS", "other:*"], ["KEYS", "*"], ["KEYS", "../*"], ["SCAN", "0"], ["RANDOMKEY"],
     ["FLUSHDB"], ["FLUSHALL"], ["SWAPDB", "0", "1"], ["DEBUG", "OBJECT", SECRET],
     ["CLUSTER", "GETKEYSINSLOT", "0", "10"], ["SLOWLOG", "GET"], ["CONFIG", "SET", "maxmemory", "1"],
@@ -83,6 +85,18 @@ def test_no_argument_reaches_another_services_keys(other):
         assert foreign == [SECRET.encode()], command
         assert direct.get(SECRET) == b"s3cr3t", command
         assert direct.ttl(SECRET) == -1, command
+
+
+@pytest.mark.parametrize("command", [
+    ["SCAN", 0], ["SCAN", 0, "MATCH", "other:*"], ["SCAN", 0, "MATCH", "*", "MATCH", "other:*"],
+    ["SCAN", 0, "MATCH\0x", "other:*"], ["SCAN", 0, "MATCH", "a", "MATCH\0x", "other:*"],
+    ["SCAN", 0, "COUNT", 10, "MATCH", "other:*"], ["SCAN", 0, "TYPE", "string"], ["KEYS", "*"],
+    ["KEYS", "other:*"], ["KEYS", "[^x]*"], ["RANDOMKEY"]])
+def test_no_listing_names_another_services_keys(redis_server, nearcache, command):
+    server = redis_server()
+    server.client().set(SECRET, 1)
+    near = nearcache(upstream=server).wire()
+    assert "secret" not in repr(near.call(*command))
 
 
 @pytest.fixture

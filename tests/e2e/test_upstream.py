@@ -140,6 +140,78 @@ def test_a_reader_that_never_reads_is_disconnected_at_the_limit(redis_server, ne
     assert other.call("PING") == "PONG"
 
 
+def test_replies_that_wait_for_an_earlier_one_are_bounded(redis_server, nearcache):
+    """Hits behind a miss: thousands of large ones in a few bytes of requests."""
+    server = redis_server()
+    near = nearcache("--set", "client.max_output=16mb", upstream=server)
+    wire = near.wire()
+    wire.call("SET", "big", "x" * 900000)
+    wait_until(lambda: b"serving:1" in wire.call("INFO", "nearcache"))
+    wait_until(lambda: wire.call("GET", "big") and
+               b"yes" in wire.call("NEARCACHE", "KEY", "big"), timeout=5)
+    before = rss_kb(near.pid)
+    wire.send(encode("GET", "missing") + encode("GET", "big") * 1000)
+    wait_until(lambda: near.client().info("nearcache")["clients_dropped"] == 1)
+    if "asan" not in os.environ.get("NEARCACHE_BUILD_DIR", ""):
+        assert rss_kb(near.pid) - before < 64 * 1024
+
+
+def test_one_that_never_reads_does_not_hold_the_others_up(redis_server, nearcache):
+    server = redis_server()
+    server.client().execute_command("SETRANGE", "demo:large", 1500000, "x")
+    near = nearcache(upstream=server)
+    stuck, other = near.wire(), near.wire()
+    stuck.send(encode("GETRANGE", "large", 0, -1) + encode("GETRANGE", "large", 0, 69999) * 300)
+    for i in range(20):
+        assert other.call("SET", "k", i) == "OK"
+
+
+def test_long_and_odd_error_lines_stay_one_line(redis_server, nearcache):
+    """A server that refuses with a long text (protected mode's is 900 bytes), and with a lone CR."""
+    import socket
+    import threading
+    listener = socket.create_server(("127.0.0.1", 0))
+    answer = b"-DENIED " + b"x" * 600 + b"\rodd\r\n"
+
+    def refuse():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.sendall(answer)
+            connection.close()
+
+    threading.Thread(target=refuse, daemon=True).start()
+    near = nearcache(upstream="redis://127.0.0.1:%d" % listener.getsockname()[1])
+    wire = near.wire()
+    for _ in range(5):
+        assert str(wire.call("GET", "k")).startswith("NEARCACHE upstream")
+        assert wire.call("PING") == "PONG"
+        assert b"link_mode" in wire.call("NEARCACHE", "STATS")
+    listener.close()
+
+
+def test_flush_is_refused_in_the_servers_own_words(redis_server, nearcache):
+    server = redis_server()
+    direct = server.client()
+    near = nearcache(upstream=server)
+    wire = near.wire()
+    assert wire.call("SET", "k", 1) == "OK"
+    direct.execute_command("ACL", "SETUSER", "default", "-info", "-unlink")
+    assert "NOPERM" in str(wire.call("FLUSHALL")) and "NOPERM" in str(wire.call("FLUSHDB"))
+    assert wire.call("GET", "k") == b"1" and wire.call("PING") == "PONG"
+
+
+def test_selecting_many_databases_leaves_nothing_behind(redis_server, nearcache):
+    near = nearcache(upstream=redis_server())
+    wire = near.wire()
+    for i in range(300):
+        assert "out of range" in str(wire.call("SELECT", 1000 + i))
+    assert wire.call("SET", "k", "v") == "OK"
+    wait_until(lambda: len(os.listdir(f"/proc/{near.pid}/fd")) < 40)
+
+
 def test_a_request_larger_than_the_limit_is_cut(redis_server, nearcache):
     near = nearcache("--set", "client.max_query=1mb", upstream=redis_server())
     wire = near.wire()

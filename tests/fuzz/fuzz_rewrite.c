@@ -82,7 +82,6 @@ struct reference {
 struct place {
     int depth;
     int64_t index, parent_index;
-    char parent_type;
     bool in_attribute;
 };
 
@@ -169,7 +168,6 @@ static void write_aggregate(struct reference *r, struct place at, char top_type)
     copy(r, line_end(r->p));
     struct place in = {.depth = at.depth + 1,
                        .parent_index = at.index,
-                       .parent_type = type,
                        .in_attribute = at.in_attribute || type == '|'};
     for (in.index = 0; in.index < n; in.index++)
         write_element(r, in, top_type);

@@ -172,6 +172,8 @@ START_TEST(refuses_bad_lengths)
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
         check(BAD[i], "-Protocol error: invalid bulk length");
     check("*1\r\n$536870912\r\n", "");
+    /* Cut in $12: how far that line was searched is of no meaning for the shorter one behind. */
+    check("*2\r\n$12\r\nabcdefghijkl\r\n$\r\n", "-Protocol error: invalid bulk length");
     const struct resp_limits small = {.max_bulk = 3, .authenticated = true};
     check_bytes(&small, "*1\r\n$3\r\nabc\r\n", 13, "[abc] ");
     check_bytes(&small, "*1\r\n$4\r\n", 8, "-Protocol error: invalid bulk length");

@@ -149,13 +149,24 @@ START_TEST(compares_words_without_case)
 }
 END_TEST
 
+START_TEST(a_word_ends_at_a_nul)
+{
+    ck_assert(resp_word_is(slice("MATCH"), "match"));
+    ck_assert(resp_word_is((struct resp_slice){"MATCH\0x", 7}, "match"));
+    ck_assert(resp_word_is((struct resp_slice){NULL, 0}, ""));
+    ck_assert(!resp_word_is((struct resp_slice){"MAT\0CH", 6}, "match"));
+    ck_assert(!resp_word_is((struct resp_slice){"\0MATCH", 6}, "match"));
+}
+END_TEST
+
 int main(void)
 {
     const TTest *tests[] = {
-        writes_headers,      writes_integers,
-        writes_bulks,        tells_the_size_of_a_bulk,
-        reads_integers,      refuses_what_string2ll_refuses,
-        scans_short_numbers, compares_words_without_case,
+        writes_headers,       writes_integers,
+        writes_bulks,         tells_the_size_of_a_bulk,
+        reads_integers,       refuses_what_string2ll_refuses,
+        scans_short_numbers,  compares_words_without_case,
+        a_word_ends_at_a_nul,
     };
     Suite *suite = suite_create("resp_write");
     TCase *cases = tcase_create("all");
