@@ -14,7 +14,8 @@
  * its size is copied to main's head, the others are dropped. A hit only adds credit to its entry.
  *
  * An entry that is killed, replaced or expired becomes a hole: it leaves the index at once and its
- * ring when the tail reaches it.
+ * ring when the tail reaches it. Inserts turn a ring with too many holes round, to be rid of them;
+ * kills don't, so that many at once stay cheap.
  *
  * Positions and lengths in rings are in units of 4 bytes, so that 32 bits span 16 GiB; of a larger
  * max_memory only that much is used. A position counts from the start of mem, where the index is:
@@ -376,7 +377,7 @@ static void ghost_put(struct l1 *l1, uint32_t tag)
 /* One insert's work at the tails. */
 struct sweep {
     uint64_t time;    /* since base */
-    size_t copy_left; /* bytes that main may still copy to its head */
+    size_t copy_left; /* bytes that may still go round, from a tail to the head */
 };
 
 /* What it costs an entry to stay: 8 * length / (1.5 * mean length), rounded up or down at random

@@ -72,6 +72,7 @@ static void fail(struct link *l, const char *why)
     bool was_live = l->state == LINK_LIVE;
     set_state(l, LINK_IDLE);
     coherence_link_down(l->coherence);
+    assert(why);
     snprintf(l->error, sizeof l->error, "%.*s", (int)strcspn(why, "\r\n"), why);
     if (was_live)
         l->backoff.failures = 0;

@@ -799,6 +799,10 @@ void local_run(struct proxy *p, struct caller *c, const struct command *command,
     case COMMAND_ID_INFO:
         run_info(p, c, argv, argc);
         break;
+    case COMMAND_ID_READONLY:
+    case COMMAND_ID_READWRITE: /* redis-cli 8 asks before --bigkeys, and goes on */
+        caller_answer_error(c, "ERR This instance has cluster support disabled");
+        break;
     case COMMAND_ID_CLIENT_ID:
         caller_answer_integer(c, (int64_t)c->id);
         break;

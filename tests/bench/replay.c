@@ -93,12 +93,16 @@ static bool load(struct trace *t, const char *dir, const char *name)
     char command[4096];
     snprintf(command, sizeof command, "xz -dc '%s/%s.trace.xz'", dir, name);
     FILE *f = must(popen(command, "r"));
-    struct request r;
+    char line[64];
+    bool good = true;
     *t = (struct trace){NULL, 0};
-    while (fscanf(f, "%u %u", &r.key, &r.size) == 2 && r.size <= VALUE_MAX)
-        add_request(t, r);
-    bool whole = feof(f);
-    return pclose(f) == 0 && whole && t->n > 0;
+    while (good && fgets(line, sizeof line, f)) {
+        char *end;
+        unsigned long key = strtoul(line, &end, 10), size = strtoul(end, &end, 10);
+        good = *end == '\n' && key <= UINT32_MAX && size <= VALUE_MAX;
+        add_request(t, (struct request){(uint32_t)key, (uint32_t)size});
+    }
+    return pclose(f) == 0 && good && t->n > 0;
 }
 
 struct run {
@@ -180,9 +184,10 @@ static void replay(const struct trace *t, const struct trace_ref *ref, int b, do
             run.holes_max = stats.holes;
     }
     double ratio = percent(run.hits, t->n), byte_ratio = percent(run.hit_bytes, run.bytes);
+    const char *verdict = kills > 0 ? "-" : ratio >= ref->at[b].goal ? "ok" : "BELOW";
     printf("%-10s %9zu %6.2f %6.2f %6.1f %-5s %6.1f %6.2f %8.1f\n", ref->name, budget, ratio,
-           byte_ratio, ref->at[b].goal, ratio >= ref->at[b].goal ? "ok" : "BELOW", ref->at[b].lru64,
-           percent(run.holes_max, budget), overhead(&run, budget));
+           byte_ratio, ref->at[b].goal, verdict, ref->at[b].lru64, percent(run.holes_max, budget),
+           overhead(&run, budget));
     free(run.value);
     l1_free(run.l1);
 }

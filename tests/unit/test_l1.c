@@ -115,12 +115,12 @@ START_TEST(hash_reads_exactly_its_key)
 {
     for (size_t len = 0; len <= 64; len++) {
         uint64_t want = 0;
-        for (size_t offset = 0; offset < 8; offset++) {
+        for (size_t offset = 1; offset <= 8; offset++) {
             char *buf = malloc(offset + len); /* exact: a sanitizer sees a byte too far */
             for (size_t i = 0; i < len; i++)
                 buf[offset + i] = (char)(i * 37 + 1);
             uint64_t got = l1_hash(l1, buf + offset, len);
-            if (offset == 0)
+            if (offset == 1)
                 want = got;
             ck_assert_uint_eq(got, want);
             free(buf);
