@@ -10,6 +10,16 @@
 
 #include "resp.h"
 
+/* Of a length line, which ends in CR LF and not in a NUL. */
+static int64_t number_at(const char *p)
+{
+    bool negative = *p == '-';
+    int64_t n = 0;
+    for (p += negative; *p >= '0' && *p <= '9'; p++)
+        n = 10 * n + (*p - '0');
+    return negative ? -n : n;
+}
+
 struct input {
     enum resp_keys kind;
     uint8_t seed;
@@ -124,7 +134,7 @@ static void write_bulk(struct reference *r, bool key)
 {
     const struct resp_slice *prefix = &r->in->prefix;
     const char *data = line_end(r->p);
-    long long n = atoll(r->p + 1);
+    long long n = number_at(r->p + 1);
     if (n < 0) {
         copy(r, data);
         return;
@@ -164,7 +174,7 @@ static void write_aggregate(struct reference *r, struct place at, char top_type)
 {
     char type = *r->p;
     bool pairs = type == '%' || type == '|';
-    long long n = atoll(r->p + 1) * (pairs ? 2 : 1);
+    long long n = number_at(r->p + 1) * (pairs ? 2 : 1);
     copy(r, line_end(r->p));
     struct place in = {.depth = at.depth + 1,
                        .parent_index = at.index,
