@@ -59,7 +59,8 @@ def test_sessions_and_administration_are_refused_clearly(redis_server, nearcache
         assert "nearcache does not support" in str(wire.call(*command)), command
     assert wire.call("XGROUP", "CREATE", "k", "block", "$", "MKSTREAM") == "OK"
     assert wire.call("XREADGROUP", "GROUP", "block", "c", "STREAMS", "k", ">") is None
-    for command in (["CONFIG", "SET", "maxmemory", 1], ["SHUTDOWN"], ["DEBUG", "SLEEP", 9]):
+    for command in (["CONFIG", "SET", "maxmemory", 1], ["SHUTDOWN"], ["DEBUG", "SLEEP", 9],
+                    ["CONFIG", "GET", "requirepass"]):
         assert str(wire.call(*command)).startswith("NOPERM"), command
     allowed = nearcache("--set", "admin_commands=allow", upstream=redis_server()).wire()
     assert allowed.call("CONFIG", "SET", "maxmemory", "100mb") == "OK"

@@ -163,7 +163,7 @@ START_TEST(columns)
         {"xread", COMMAND_READ, false, false, false, RESP_KEYS_STREAMS},
         {"xpending", COMMAND_READ, false, true, false, RESP_KEYS_ERROR},
         {"xgroup create", COMMAND_WRITE, false, false, false, RESP_KEYS_ERROR},
-        {"config get", COMMAND_READ, false, false, false, RESP_KEYS_NONE},
+        {"config get", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
         {"config set", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
         {"client setinfo", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
         {"client pause", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
