@@ -7,9 +7,9 @@
 
 #include "wire.h"
 
-void caller_init(struct caller *c, struct loop *loop, struct metrics *metrics)
+void caller_init(struct caller *c, struct loop *loop)
 {
-    *c = (struct caller){.magic = CALLER_MAGIC, .resp = 2, .loop = loop, .metrics = metrics};
+    *c = (struct caller){.magic = CALLER_MAGIC, .resp = 2, .loop = loop};
 }
 
 static void request_free(struct request *r)

@@ -11,7 +11,6 @@
 
 #include "command.h"
 #include "conn.h"
-#include "metrics.h"
 
 struct caller;
 struct upstream_conn;
@@ -55,7 +54,6 @@ struct caller {
     uint32_t db;
     struct loop *loop;
     struct conn *conn;
-    struct metrics *metrics;
     struct request *head, *tail;
     size_t owed, owed_bytes;
     size_t parked; /* bytes of replies that wait for an earlier one */
@@ -72,7 +70,7 @@ struct caller {
 };
 TAILQ_HEAD(caller_list, caller);
 
-void caller_init(struct caller *c, struct loop *loop, struct metrics *metrics);
+void caller_init(struct caller *c, struct loop *loop);
 /* The client is gone: what is still owed to it will be dropped as it comes. */
 void caller_leave(struct caller *c);
 

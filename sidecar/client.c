@@ -29,7 +29,6 @@ enum {
     OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests, .. */
     PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
     FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */
-    ARGS_KEEP = 1024,
 };
 
 struct client {
@@ -288,7 +287,7 @@ static void client_new(struct proxy *p, evutil_socket_t fd)
         return;
     }
     struct caller *c = &cl->caller;
-    caller_init(c, p->loop, p->metrics);
+    caller_init(c, p->loop);
     cl->magic = CLIENT_MAGIC;
     cl->proxy = p;
     c->progress = on_progress;

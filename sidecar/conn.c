@@ -243,10 +243,6 @@ void conn_resume(struct conn *c)
     }
 }
 
-bool conn_paused(const struct conn *c)
-{
-    return c->paused;
-}
 void conn_limit_input(struct conn *c, size_t bytes)
 {
     c->in_limit = bytes;

@@ -54,7 +54,6 @@ void conn_flush(struct conn *c);
 void conn_pause(struct conn *c);
 /* Reads again; untaken bytes are offered at the end of this turn. */
 void conn_resume(struct conn *c);
-bool conn_paused(const struct conn *c);
 
 /* Breaks the stream when more than this many bytes are left untaken. 0: no limit. */
 void conn_limit_input(struct conn *c, size_t bytes);

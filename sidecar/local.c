@@ -52,7 +52,7 @@ __attribute__((format(printf, 2, 3))) static void say(struct text *t, const char
 static void answer_text(struct caller *c, struct text *t)
 {
     if (t->failed)
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
     else
         caller_answer_bulk(c, t->p ? t->p : "", t->len);
     free(t->p);
@@ -433,7 +433,7 @@ static void run_client_setname(struct caller *c, struct resp_slice name)
         caller_answer_error(
             c, "ERR Client names cannot contain spaces, newlines or special characters.");
     else if (!caller_set_text(&c->name, name))
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
     else
         caller_answer_text(c, "+OK\r\n");
 }
@@ -452,7 +452,7 @@ static void run_client_setinfo(struct caller *c, const struct resp_slice *argv)
                  is_name ? "lib-name" : "lib-ver");
         caller_answer_error(c, error);
     } else if (!caller_set_text(is_name ? &c->lib_name : &c->lib_version, argv[3])) {
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
     } else {
         caller_answer_text(c, "+OK\r\n");
     }
@@ -602,7 +602,7 @@ static void run_info(struct proxy *p, struct caller *c, const struct resp_slice 
     if (!theirs || !info) {
         free(theirs);
         free(info);
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
     info->proxy = p;
@@ -614,11 +614,10 @@ static void run_info(struct proxy *p, struct caller *c, const struct resp_slice 
         answer_text(c, &t);
         free(info);
     } else if (!(info->request = request_new(c))) {
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         free(info);
     } else {
-        query_send(&info->query, upstream_get(p->upstream, c->db, (uint32_t)(c->id % 0xffffffu)),
-                   theirs, n);
+        query_send(&info->query, proxy_lane(p, c, c->db), theirs, n);
     }
     free(theirs);
 }
@@ -664,7 +663,7 @@ static void run_nearcache_stats(struct proxy *p, struct caller *c)
     say_section(p, &t);
     if (t.failed) {
         free(t.p);
-        caller_answer_error(c, "NEARCACHE out of memory");
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
     size_t title = strlen("# Nearcache\r\n");
@@ -696,11 +695,7 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
 {
     uint64_t now = loop_now(p->loop);
     struct l1_info info = {0};
-    struct l1_view view = {.key = key.data,
-                           .key_len = key.len,
-                           .hash = l1_hash(p->l1, key.data, key.len),
-                           .view = (const char *)&c->db,
-                           .view_len = c->db ? sizeof c->db : 0};
+    struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
     const char *obstacle = coherence_obstacle(p->coherence, view.hash, now);
     bool there = l1_inspect(p->l1, &view, now, &info);
     bool cached = there && !obstacle;

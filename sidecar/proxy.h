@@ -32,4 +32,34 @@ struct proxy {
     struct command_keys keys; /* scratch of one request's key list */
 };
 
+/* The shared connection that carries all of a client's requests in this database, in order. NULL:
+ * out of memory. */
+static inline struct upstream_conn *proxy_lane(struct proxy *p, const struct caller *c, uint32_t db)
+{
+    return upstream_get(p->upstream, db, (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
+}
+
+/* True if nothing can be sent there now (uc may be NULL): the caller has been told why. */
+static inline bool proxy_refused(struct proxy *p, struct caller *c, struct upstream_conn *uc)
+{
+    const char *refusal = uc ? upstream_refusal(uc) : UPSTREAM_NO_MEMORY;
+    if (!refusal)
+        return false;
+    p->metrics->upstream_errors++;
+    caller_answer_text(c, refusal);
+    return true;
+}
+
+/* The view that GET has of a key in the caller's database, for as long as both stay put. Database 0
+ * is the empty view: the common case costs nothing. */
+static inline struct l1_view proxy_get_view(const struct caller *c, struct resp_slice key,
+                                            uint64_t hash)
+{
+    return (struct l1_view){.key = key.data,
+                            .key_len = key.len,
+                            .hash = hash,
+                            .view = (const char *)&c->db,
+                            .view_len = c->db ? sizeof c->db : 0};
+}
+
 #endif

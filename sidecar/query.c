@@ -11,7 +11,7 @@ static void finish(struct query *q, const char *error)
     char *buf = q->buf;
     size_t len = q->len;
     if (q->failed)
-        error = "-NEARCACHE out of memory\r\n";
+        error = UPSTREAM_NO_MEMORY;
     q->buf = NULL;
     q->len = q->cap = 0;
     q->failed = false;
@@ -22,9 +22,9 @@ static void finish(struct query *q, const char *error)
 void query_send(struct query *q, struct upstream_conn *uc, const struct resp_slice *argv,
                 size_t argc)
 {
-    const char *refusal = uc ? upstream_refusal(uc) : "-NEARCACHE out of memory\r\n";
+    const char *refusal = uc ? upstream_refusal(uc) : UPSTREAM_NO_MEMORY;
     if (!refusal && !upstream_expect(uc, q, REPLY_QUERY))
-        refusal = "-NEARCACHE out of memory\r\n";
+        refusal = UPSTREAM_NO_MEMORY;
     if (refusal) {
         finish(q, refusal);
         return;

@@ -18,27 +18,6 @@ enum {
     HASHES_INLINE = 1,
 };
 
-static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
-
-/* --- views --------------------------------------------------------------------------------------
- */
-
-/* GET in database 0 is the empty view: the common case costs nothing. */
-struct view_buffer {
-    char db[sizeof(uint32_t)];
-};
-
-static struct l1_view get_view(const struct caller *c, struct resp_slice key, uint64_t hash,
-                               struct view_buffer *buf)
-{
-    memcpy(buf->db, &c->db, sizeof c->db);
-    return (struct l1_view){.key = key.data,
-                            .key_len = key.len,
-                            .hash = hash,
-                            .view = buf->db,
-                            .view_len = c->db ? sizeof buf->db : 0};
-}
-
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
 
@@ -178,30 +157,12 @@ static size_t append_command(struct chain *out, const struct namespace *ns,
     return out->len - before;
 }
 
-/* NULL, or why nothing can be sent. */
-static const char *lane(struct proxy *p, struct caller *c, uint32_t db, uint32_t slot,
-                        struct upstream_conn **uc)
-{
-    *uc = upstream_get(p->upstream, db, slot);
-    const char *refusal = *uc ? upstream_refusal(*uc) : NO_MEMORY;
-    if (refusal) {
-        p->metrics->upstream_errors++;
-        caller_answer_text(c, refusal);
-    }
-    return refusal;
-}
-
-static uint32_t slot_of(const struct caller *c)
-{
-    return (uint32_t)(c->id % 0xffffffu);
-}
-
 /* A reply that will come from `uc`; NULL: the client has been answered with an error. */
 static struct request *expect(struct caller *c, struct upstream_conn *uc)
 {
     struct request *r = request_new(c);
     if (!r) {
-        caller_answer_text(c, NO_MEMORY);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return NULL;
     }
     r->source = uc;
@@ -213,7 +174,7 @@ static void give_up(struct proxy *p, struct request *r)
     end_writes(p, r);
     resp_rewriter_free(r->rewriter);
     r->rewriter = NULL;
-    request_fail(r, NO_MEMORY);
+    request_fail(r, UPSTREAM_NO_MEMORY);
 }
 
 static bool strip_reply(struct proxy *p, struct request *r, enum resp_keys kind)
@@ -249,7 +210,7 @@ static bool list_keys(struct proxy *p, struct caller *c, const struct request_pl
     enum command_keys_status status =
         command_list_keys(plan->command, plan->argv, plan->argc, &p->keys);
     if (status == COMMAND_KEYS_NO_MEMORY) {
-        caller_answer_text(c, NO_MEMORY);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return false;
     }
     if (status == COMMAND_KEYS_REFUSE && p->ns->prefix.len) {
@@ -271,8 +232,8 @@ static bool list_keys(struct proxy *p, struct caller *c, const struct request_pl
 static enum request_outcome forward(struct proxy *p, struct caller *c,
                                     const struct request_plan *plan)
 {
-    struct upstream_conn *uc;
-    if (list_keys(p, c, plan) && !lane(p, c, c->db, slot_of(c), &uc))
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (list_keys(p, c, plan) && !proxy_refused(p, c, uc))
         (void)send_on(p, c, plan, uc);
     return REQUEST_TAKEN;
 }
@@ -321,7 +282,7 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
 {
     uint64_t now = loop_now(p->loop);
     if (!wait_for(c, f)) {
-        caller_answer_text(c, NO_MEMORY);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         coherence_fill_value_end(p->coherence, f, false, now);
         coherence_fill_ttl_end(p->coherence, f, false, now);
         return;
@@ -329,7 +290,7 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     struct request *r = *coherence_fill_waiters(f);
     r->source = uc;
     if (!upstream_expect(uc, f, REPLY_FILL_VALUE)) {
-        request_upstream_callbacks.lost(p, f, REPLY_FILL_VALUE, NO_MEMORY);
+        request_upstream_callbacks.lost(p, f, REPLY_FILL_VALUE, UPSTREAM_NO_MEMORY);
         coherence_fill_ttl_end(p->coherence, f, false, now);
         return;
     }
@@ -348,8 +309,7 @@ static enum request_outcome run_get(struct proxy *p, struct caller *c,
                                     const struct request_plan *plan)
 {
     uint64_t now = loop_now(p->loop);
-    struct view_buffer buf;
-    struct l1_view view = get_view(c, plan->argv[1], plan->hash, &buf);
+    struct l1_view view = proxy_get_view(c, plan->argv[1], plan->hash);
     struct l1_hit hit;
     if (coherence_lookup(p->coherence, &view, now, &hit)) {
         p->metrics->hits++;
@@ -362,8 +322,8 @@ static enum request_outcome run_get(struct proxy *p, struct caller *c,
         p->metrics->coalesced++;
         return REQUEST_TAKEN;
     }
-    struct upstream_conn *uc;
-    if (lane(p, c, c->db, slot_of(c), &uc))
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (proxy_refused(p, c, uc))
         return REQUEST_TAKEN;
     f = coherence_begin_fill(p->coherence, &view, now);
     if (!f)
@@ -431,8 +391,7 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             l1_prefetch_entry(p->l1, hashes[i]);
         for (size_t i = 0; i < n; i++) {
             struct slot *s = &m->slots[first + i];
-            struct view_buffer buf;
-            struct l1_view view = get_view(c, plan->argv[1 + first + i], hashes[i], &buf);
+            struct l1_view view = proxy_get_view(c, plan->argv[1 + first + i], hashes[i]);
             struct l1_hit hit;
             if (coherence_lookup(p->coherence, &view, now, &hit)) {
                 s->at = m->hits.len;
@@ -471,10 +430,9 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
     uint64_t now = loop_now(p->loop);
     for (size_t i = 0; i < m->n; i++) {
         struct resp_slice key = plan->argv[1 + i];
-        struct view_buffer buf;
         if (!m->slots[i].missing)
             continue;
-        struct l1_view view = get_view(c, key, l1_hash(p->l1, key.data, key.len), &buf);
+        struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
         m->slots[i].fill = coherence_begin_fill(p->coherence, &view, now);
         if (m->slots[i]
                 .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
@@ -530,8 +488,8 @@ static enum request_outcome run_mget(struct proxy *p, struct caller *c,
         mget_answer(c, m);
         return REQUEST_TAKEN;
     }
-    struct upstream_conn *uc;
-    struct request *r = lane(p, c, c->db, slot_of(c), &uc) ? NULL : expect(c, uc);
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    struct request *r = proxy_refused(p, c, uc) ? NULL : expect(c, uc);
     if (!r) {
         mget_free(m);
         return REQUEST_TAKEN;
@@ -803,11 +761,10 @@ static bool must_wait(const struct caller *c)
 }
 
 static struct request *run_alone(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                                 uint32_t db, uint32_t slot)
+                                 struct upstream_conn *uc)
 {
-    struct upstream_conn *uc;
     struct request *r = NULL;
-    if (list_keys(p, c, plan) && !lane(p, c, db, slot, &uc))
+    if (list_keys(p, c, plan) && !proxy_refused(p, c, uc))
         r = send_on(p, c, plan, uc);
     if (r)
         r->exclusive = c->exclusive = true;
@@ -828,7 +785,7 @@ static enum request_outcome run_select(struct proxy *p, struct caller *c,
     } else if (db == c->db) {
         caller_answer_text(c, "+OK\r\n");
     } else {
-        struct request *r = run_alone(p, c, plan, (uint32_t)db, slot_of(c));
+        struct request *r = run_alone(p, c, plan, proxy_lane(p, c, (uint32_t)db));
         if (r) {
             r->select_db = true;
             r->db = (uint32_t)db;
@@ -902,7 +859,7 @@ static enum request_outcome run_scoped(struct proxy *p, struct caller *c,
     if (must_wait(c))
         return REQUEST_LATER;
     if (id == COMMAND_ID_KEYS && p->ns->prefix.len == 0)
-        (void)run_alone(p, c, plan, c->db, UPSTREAM_SCAN_LANE);
+        (void)run_alone(p, c, plan, upstream_get(p->upstream, c->db, UPSTREAM_SCAN_LANE));
     else
         scoped_run(p, c, id, plan->argv, plan->argc);
     return REQUEST_TAKEN;

@@ -14,7 +14,6 @@
     "1000" /* keys looked at per step: well under a millisecond of the server's time */
 enum { DBS_MAX = 16384 };
 
-static const char NO_MEMORY[] = "-NEARCACHE out of memory\r\n";
 static const char FOREIGN[] =
     "-NEARCACHE the upstream's SCAN told a key that was not asked for\r\n";
 
@@ -24,11 +23,11 @@ static const char FOREIGN[] =
 static struct request *expect(struct proxy *p, struct caller *c, struct upstream_conn *uc,
                               enum resp_keys kind)
 {
-    const char *refusal = uc ? upstream_refusal(uc) : NO_MEMORY;
-    struct request *r = refusal ? NULL : request_new(c);
+    if (proxy_refused(p, c, uc))
+        return NULL;
+    struct request *r = request_new(c);
     if (!r) {
-        p->metrics->upstream_errors++;
-        caller_answer_text(c, refusal ? refusal : NO_MEMORY);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return NULL;
     }
     r->source = uc;
@@ -37,14 +36,14 @@ static struct request *expect(struct proxy *p, struct caller *c, struct upstream
         return r;
     resp_rewriter_free(r->rewriter);
     r->rewriter = NULL;
-    request_fail(r, NO_MEMORY);
+    request_fail(r, UPSTREAM_NO_MEMORY);
     return NULL;
 }
 
 /* The server takes the last MATCH; every one gets the prefix. Without one we add our own. */
 void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc)
 {
-    struct upstream_conn *uc = upstream_get(p->upstream, c->db, (uint32_t)(c->id % 0xffffffu));
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
     struct request *r = expect(p, c, uc, RESP_KEYS_SCAN);
     if (!r)
         return;
@@ -169,7 +168,7 @@ static void walk_step(struct walk *w)
     }
     char *pattern = malloc(ns->glob.len + 1);
     if (!pattern) {
-        walk_fail(w, NO_MEMORY);
+        walk_fail(w, UPSTREAM_NO_MEMORY);
         return;
     }
     memcpy(pattern, ns->glob.data, ns->glob.len);
@@ -204,7 +203,7 @@ static struct walk *walk_new(struct proxy *p, struct caller *c)
     struct request *r = w ? request_new(c) : NULL;
     if (!r) {
         free(w);
-        caller_answer_text(c, NO_MEMORY);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return NULL;
     }
     r->exclusive = c->exclusive = true;
@@ -246,7 +245,7 @@ static void answer_key(struct walk *w, struct resp_slice full)
     struct resp_slice name;
     char *reply = malloc(RESP_HEADER_MAX + full.len + 2);
     if (!reply || !namespace_strip(w->proxy->ns, full, &name)) {
-        walk_fail(w, reply ? FOREIGN : NO_MEMORY);
+        walk_fail(w, reply ? FOREIGN : UPSTREAM_NO_MEMORY);
         free(reply);
         return;
     }
@@ -299,7 +298,7 @@ static void unlink_keys(struct walk *w, struct resp_reader keys, size_t n)
     if (ok)
         walk_send(w, argv, n + 1, unlink_done);
     else
-        walk_fail(w, argv ? FOREIGN : NO_MEMORY);
+        walk_fail(w, argv ? FOREIGN : UPSTREAM_NO_MEMORY);
     free(argv);
 }
 
@@ -327,7 +326,7 @@ static void keyspace_done(struct query *q, const char *reply, size_t n, const ch
     }
     w->dbs = calloc(DBS_MAX, sizeof *w->dbs);
     if (!w->dbs) {
-        walk_fail(w, NO_MEMORY);
+        walk_fail(w, UPSTREAM_NO_MEMORY);
         return;
     }
     const char *end = info.data + info.len;

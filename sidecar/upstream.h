@@ -22,6 +22,9 @@
 struct upstream;
 struct upstream_conn;
 
+/* The error line for a request that could not even be sent. */
+#define UPSTREAM_NO_MEMORY "-NEARCACHE out of memory\r\n"
+
 struct upstream_callbacks {
     /* Part of the reply that `owner` waits for; valid during the call. */
     void (*bytes)(void *ctx, void *owner, unsigned tag, const char *p, size_t n);

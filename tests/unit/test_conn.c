@@ -231,7 +231,6 @@ END_TEST
  */
 
 static struct caller caller;
-static struct metrics metrics;
 static int n_progress;
 
 static void on_progress(struct caller *c)
@@ -242,7 +241,7 @@ static void on_progress(struct caller *c)
 
 static void become_caller(void)
 {
-    caller_init(&caller, &loop, &metrics);
+    caller_init(&caller, &loop);
     caller.conn = conn;
     caller.progress = on_progress;
     n_progress = 0;
