@@ -59,6 +59,14 @@ enum command_walk {
     COMMAND_WALK_MIGRATE,
 };
 
+/* Which arguments are names of pub/sub channels. Those of a sub-command begin one later. */
+enum command_channels {
+    COMMAND_CHANNELS_NONE,
+    COMMAND_CHANNELS_FIRST,    /* PUBLISH: argv[1] */
+    COMMAND_CHANNELS_ALL,      /* SUBSCRIBE: all */
+    COMMAND_CHANNELS_PATTERNS, /* PSUBSCRIBE: all, and they are patterns */
+};
+
 #define COMMAND_SPECS_MAX 8
 struct command {
     const char *name;      /* lower case, with its container: "get", "object|encoding" */
@@ -67,6 +75,7 @@ struct command {
     uint8_t class_;        /* enum command_class */
     uint8_t walk;          /* enum command_walk */
     uint8_t keys_in_reply; /* enum resp_keys */
+    uint8_t channels;      /* enum command_channels */
     bool cacheable;        /* its reply depends on its one key alone (DESIGN section 8) */
     bool keys_unknown;     /* a write whose keys can't be listed: EVAL without keys, FCALL ... */
     bool one_key_at_1;     /* fast path: exactly one key, argv[1] */

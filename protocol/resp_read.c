@@ -20,7 +20,8 @@ bool resp_read_array(struct resp_reader *r, size_t *n)
 {
     struct resp_reader before = *r;
     int64_t count;
-    if (!read_line(r, '*', &count))
+    bool list = r->p < r->end && (*r->p == '*' || *r->p == '~' || *r->p == '>');
+    if (!list || !read_line(r, *r->p, &count))
         return false;
     if (count < 0) {
         *r = before;

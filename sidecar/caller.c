@@ -10,12 +10,14 @@
 void caller_init(struct caller *c, struct loop *loop)
 {
     *c = (struct caller){.magic = CALLER_MAGIC, .resp = 2, .loop = loop};
+    chain_init(&c->discard, &loop->pool);
 }
 
 static void request_free(struct request *r)
 {
-    assert(r->n_hashes == 0 && !r->rewriter && !r->mget);
+    assert(r->writes.n == 0 && !r->writes.all && !r->rewriter && !r->mget && !r->transaction);
     chain_clear(&r->body);
+    chain_clear(&r->after);
     r->magic = 0;
     free(r);
 }
@@ -47,6 +49,7 @@ void caller_leave(struct caller *c)
     while (c->head) {
         struct request *r = pop(c);
         chain_clear(&r->body);
+        chain_clear(&r->after);
         if (r->state == REQUEST_DONE)
             request_free(r);
     }
@@ -66,6 +69,7 @@ static void advance(struct caller *c)
         if (c->head->state != REQUEST_DONE)
             break;
         struct request *r = pop(c);
+        chain_move(conn_out(c->conn), &r->after);
         if (r->exclusive)
             c->exclusive = false;
         request_free(r);
@@ -77,8 +81,23 @@ static void advance(struct caller *c)
 /* --- immediate answers --------------------------------------------------------------------------
  */
 
+static bool is_muted(const struct caller *c)
+{
+    return c->reply_off || c->reply_skip;
+}
+
+void caller_next_command(struct caller *c)
+{
+    c->reply_skip = c->reply_skip_next;
+    c->reply_skip_next = false;
+}
+
 struct chain *caller_reply(struct caller *c)
 {
+    if (c->capture)
+        return c->capture;
+    if (is_muted(c))
+        return &c->discard;
     if (!c->head)
         return conn_out(c->conn);
     struct request *r = request_new(c);
@@ -92,6 +111,9 @@ struct chain *caller_reply(struct caller *c)
 
 void caller_replied(struct caller *c)
 {
+    chain_clear(&c->discard);
+    if (c->capture)
+        return;
     if (c->tail)
         count_parked(c->tail);
     conn_send(c->conn);
@@ -130,6 +152,43 @@ void caller_answer_integer(struct caller *c, int64_t n)
     caller_replied(c);
 }
 
+void caller_answer_null(struct caller *c)
+{
+    caller_answer_text(c, c->resp == 3 ? "_\r\n" : "$-1\r\n");
+}
+
+void caller_answer_verbatim(struct caller *c, const char *p, size_t n)
+{
+    struct chain *out = caller_reply(c);
+    if (c->resp == 3) {
+        wire_header(out, '=', n + 4);
+        chain_append(out, "txt:", 4);
+        chain_append(out, p, n);
+        chain_append(out, "\r\n", 2);
+    } else {
+        wire_bulk(out, (struct resp_slice){p, n});
+    }
+    caller_replied(c);
+}
+
+void caller_map_header(const struct caller *c, struct chain *out, uint64_t n)
+{
+    wire_header(out, c->resp == 3 ? '%' : '*', c->resp == 3 ? n : 2 * n);
+}
+
+/* --- messages -----------------------------------------------------------------------------------
+ */
+
+struct chain *caller_push(struct caller *c)
+{
+    return c->head && c->head->begun ? &c->head->after : conn_out(c->conn);
+}
+
+void caller_pushed(struct caller *c)
+{
+    conn_send(c->conn);
+}
+
 /* --- later ones ---------------------------------------------------------------------------------
  */
 
@@ -140,7 +199,9 @@ struct request *request_new(struct caller *c)
         return NULL;
     r->magic = REQUEST_MAGIC;
     r->caller = c;
+    r->muted = is_muted(c);
     chain_init(&r->body, &c->loop->pool);
+    chain_init(&r->after, &c->loop->pool);
     if (c->tail)
         c->tail->next = r;
     else
@@ -154,9 +215,9 @@ void request_bytes(struct request *r, const char *p, size_t n)
 {
     assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
     struct caller *c = r->caller;
-    r->begun = true;
-    if (!c)
+    if (!c || r->muted)
         return;
+    r->begun = true;
     if (c->head != r) {
         chain_append(&r->body, p, n);
         count_parked(r);

@@ -13,6 +13,8 @@
 #include "conn.h"
 
 struct caller;
+struct session;
+struct transaction;
 struct upstream_conn;
 
 enum { CALLER_MAGIC = 0x63616c6c, REQUEST_MAGIC = 0x72657175 };
@@ -20,40 +22,68 @@ enum { CALLER_MAGIC = 0x63616c6c, REQUEST_MAGIC = 0x72657175 };
 /* WAITING -> DONE. The FIFO's head is the one whose bytes go out. */
 enum request_state { REQUEST_WAITING, REQUEST_DONE };
 
-/* One reply that is owed. What it is waiting for is known to request.c. */
+/* Keys that a request may change, as hashes; all: any key. */
+struct writes {
+    uint64_t one, *many; /* `many` where there are several; owned */
+    uint32_t n;
+    bool all;
+};
+
+/* One reply that is owed. What it is waiting for is known to those who made it. */
 struct request {
     uint32_t magic;
     uint8_t state;
     bool exclusive; /* nothing of this client runs beside it */
     bool begun;     /* some of its reply has been handed on */
+    bool muted;     /* the client wants no reply: CLIENT REPLY */
+    bool patient;   /* it may take any time: it blocks, or runs a script */
+    uint8_t effect; /* on the session, once it is answered: session.c's */
     bool select_db; /* +OK makes `db` the client's database */
-    bool all_keys;  /* a write of unknown keys is under way */
     uint32_t db;
+    uint32_t confirmations; /* of a SUBSCRIBE, still to come */
     struct caller *caller;        /* NULL: the client has left */
     struct request *next;         /* in the FIFO */
-    struct request *next_waiter;  /* of the same fill */
+    struct request *next_waiter;  /* of the same fill; the next SUBSCRIBE of a session */
     struct upstream_conn *source; /* sends its bytes now; for holding it back */
     struct chain body;            /* came before its turn */
-    size_t parked;                /* bytes of it that its caller counts */
+    struct chain after;           /* messages that came in the middle of it */
+    size_t parked;                /* bytes of the body that its caller counts */
     size_t cost;                  /* bytes of the request as sent on */
-    uint64_t hash;                /* of the written key, or .. */
-    uint64_t *hashes;             /* .. of several; owned */
-    uint32_t n_hashes;
+    struct writes writes;           /* begun in the L1, to be ended with the reply */
     struct resp_rewriter *rewriter; /* takes the namespace off the reply; owned */
-    struct mget *mget;              /* a merge under way; owned by request.c */
+    struct mget *mget;              /* a merge under way; owned by reads.c */
+    struct transaction *transaction; /* of an EXEC; owned by session.c */
+};
+
+/* State of its connection that a client has beyond database and protocol; kept by session.c. */
+struct caller_state {
+    bool watching;
+    uint32_t queued;   /* commands of the transaction (caller.in_multi) */
+    uint32_t blocking; /* requests that block, or run a script */
+    uint32_t channels, patterns, shards; /* subscriptions */
+    bool tracking, tracking_bcast;
+    uint64_t redirect; /* caller id that its invalidations go to; 0: itself */
 };
 
 struct caller {
     uint32_t magic;
-    uint8_t resp; /* protocol version, 2 */
+    uint8_t resp; /* protocol version, 2 or 3 */
     bool authenticated;
     bool exclusive; /* an exclusive request is under way */
     bool quitting;  /* take no more requests, leave when all is said */
     bool kill;      /* leave now */
+    bool in_multi;  /* its commands are being queued by the server */
+    bool monitors;  /* is sent what all clients do */
+    bool reply_off, reply_skip, reply_skip_next; /* CLIENT REPLY: all, this one's, the next one's */
     uint64_t id;
     uint32_t db;
     struct loop *loop;
     struct conn *conn;
+    struct caller_state state;
+    struct session *session;    /* private connection and its state, or NULL; session.c's */
+    struct upstream_conn *lane; /* that private connection, which all its commands go down; or NULL */
+    struct chain *capture;      /* takes immediate answers, if not NULL */
+    struct chain discard;       /* takes those that the client doesn't want */
     struct request *head, *tail;
     size_t owed, owed_bytes;
     size_t parked; /* bytes of replies that wait for an earlier one */
@@ -63,7 +93,12 @@ struct caller {
     void (*progress)(struct caller *c);
     TAILQ_ENTRY(caller) entry;
 
+    /* Waiting for a private connection: session.c's. */
+    uint64_t wait_since; /* 0: it does not */
+    TAILQ_ENTRY(caller) wait_entry;
+
     /* For CLIENT LIST. */
+    size_t query; /* bytes of the request that is being run */
     uint64_t created, active; /* monotonic ms */
     const struct command *last_command;
     char *name, *lib_name, *lib_version; /* owned; NULL when not given */
@@ -85,6 +120,20 @@ void caller_answer_text(struct caller *c, const char *reply);
 void caller_answer_error(struct caller *c, const char *text);
 void caller_answer_bulk(struct caller *c, const char *p, size_t n);
 void caller_answer_integer(struct caller *c, int64_t n);
+/* "$-1" or "_", as the client's protocol has it. */
+void caller_answer_null(struct caller *c);
+/* A text for people: a verbatim string in RESP3, else a bulk string. */
+void caller_answer_verbatim(struct caller *c, const char *p, size_t n);
+/* Header of n pairs in an answer: a map, or an array of 2n in RESP2. */
+void caller_map_header(const struct caller *c, struct chain *out, uint64_t n);
+
+/* A command begins: its replies are wanted, or not (CLIENT REPLY). */
+void caller_next_command(struct caller *c);
+
+/* A message out of band: append it to the chain and call caller_pushed. Wanted by every client,
+ * whatever it said to CLIENT REPLY. */
+struct chain *caller_push(struct caller *c);
+void caller_pushed(struct caller *c);
 
 /* A reply that will come later. NULL: out of memory. */
 struct request *request_new(struct caller *c);

@@ -19,8 +19,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "local.h"
+#include "identity.h"
+#include "monitor.h"
 #include "request.h"
+#include "session.h"
 
 enum {
     CLIENT_MAGIC = 0x636c6e74,
@@ -66,9 +68,11 @@ static void client_close(struct client *cl)
     if (cl->closed)
         return;
     cl->closed = true;
-    request_client_drained(&cl->caller); /* nobody waits for its sake any more */
+    forward_client_drained(&cl->caller); /* nobody waits for its sake any more */
     conn_close(cl->caller.conn);
     caller_leave(&cl->caller);
+    monitor_stop(cl->proxy, &cl->caller);
+    session_end(cl->proxy, &cl->caller);
     TAILQ_REMOVE(&cl->proxy->callers, &cl->caller, entry);
     cl->proxy->n_callers--;
     loop_bury(cl->proxy->loop, &cl->grave, destroy);
@@ -163,6 +167,7 @@ static size_t run_commands(struct client *cl, const struct batch *b)
     for (size_t i = 0; i < b->n; i++) {
         if (!may_take(cl))
             return i ? b->end[i - 1] : 0;
+        cl->caller.query = b->end[i] - (i ? b->end[i - 1] : 0);
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
@@ -233,7 +238,10 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 static void on_progress(struct caller *c)
 {
     struct client *cl = client_of(c);
-    if (cl->closed || leave_if_done(cl) || !cl->held)
+    if (cl->closed || leave_if_done(cl))
+        return;
+    session_settle(cl->proxy, c);
+    if (!cl->held)
         return;
     /* Half empty, not just below the limit: no stop and go. A command that waits for all before it
      * finds its turn when the FIFO is empty. */
@@ -249,7 +257,7 @@ static void on_progress(struct caller *c)
 static void on_drained(void *ctx)
 {
     struct client *cl = client_of(ctx);
-    request_client_drained(&cl->caller);
+    forward_client_drained(&cl->caller);
     (void)leave_if_done(cl);
 }
 
@@ -293,7 +301,7 @@ static void client_new(struct proxy *p, evutil_socket_t fd)
     c->progress = on_progress;
     c->id = ++p->next_caller_id;
     c->db = p->address->db;
-    c->authenticated = !local_auth_required(p);
+    c->authenticated = !identity_auth_required(p);
     c->created = c->active = loop_now(p->loop);
     c->conn = conn_accept(p->loop, fd, &conn_callbacks, cl);
     if (!c->conn) {

@@ -13,6 +13,7 @@ enum { BUCKETS = 1024, FILL_MAGIC = 0x66696c6c, TTL_UNKNOWN = -3 };
 struct fill {
     uint32_t magic;
     uint8_t parts_owed; /* the value and the TTL */
+    uint8_t resp;       /* version of RESP of the reply */
     bool attached;      /* still the fill of its view: nothing has changed the key */
     bool begun;         /* reply bytes have come: too late to join */
     bool keep;
@@ -197,10 +198,10 @@ static const struct pending *find_pending(const struct coherence *c, uint64_t ha
     return p;
 }
 
-struct fill *coherence_join(const struct coherence *c, const struct l1_view *view)
+struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp)
 {
     struct fill *f = find_fill(c, view);
-    return f && !f->begun ? f : NULL;
+    return f && !f->begun && f->resp == resp ? f : NULL;
 }
 
 const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now)
@@ -216,7 +217,8 @@ const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_
     return find_pending(c, hash) ? "a write of the key is under way" : NULL;
 }
 
-struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, uint64_t now)
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, unsigned resp,
+                                  uint64_t now)
 {
     if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash) ||
         find_fill(c, view))
@@ -226,6 +228,7 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
         return NULL;
     *f = (struct fill){.magic = FILL_MAGIC,
                        .parts_owed = 2,
+                       .resp = (uint8_t)resp,
                        .attached = true,
                        .hash = view->hash,
                        .sent = now,

@@ -55,13 +55,16 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
                       struct l1_hit *hit);
 
 /* A fill of this view that is under way and whose reply has not begun: its owner may answer more
- * than one client with it. NULL: there is none. */
-struct fill *coherence_join(const struct coherence *c, const struct l1_view *view);
+ * than one client with it, if they speak the same version of RESP (a nil differs). NULL: there is
+ * none. */
+struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp);
 
-/* Begins a fill; `now` is the time at which the request is sent. The caller owes it one
+/* Begins a fill; `resp` is the version of RESP that its reply comes in, `now` the time at which the
+ * request is sent. The caller owes it one
  * coherence_fill_value_end and one coherence_fill_ttl_end. NULL: nothing could be stored (no L1, no
  * link, a write of the key under way, another fill under way) - just forward the read. */
-struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, uint64_t now);
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, unsigned resp,
+                                  uint64_t now);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */

@@ -4,7 +4,9 @@
 
 #include "proxy.h"
 
-/* PING ECHO QUIT AUTH HELLO CLIENT .. INFO NEARCACHE ..; arity has been checked. */
+/* QUIT AUTH HELLO ACL WHOAMI MONITOR INFO CONFIG GET SLOWLOG GET READONLY READWRITE CLIENT ..
+ * NEARCACHE
+ * ..; arity has been checked. */
 void local_run(struct proxy *p, struct caller *c, const struct command *command,
                const struct resp_slice *argv, size_t argc);
 

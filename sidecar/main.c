@@ -12,6 +12,7 @@
 #include "link.h"
 #include "local.h"
 #include "request.h"
+#include "session.h"
 
 enum { TICK_MS = 50, SIGNALS = 4, DESCRIPTORS_OF_OUR_OWN = 64 };
 
@@ -96,6 +97,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     uint64_t now = loop_now(&a->loop);
     upstream_tick(a->proxy.upstream, now);
     link_tick(a->proxy.link, now);
+    session_tick(&a->proxy, now);
     if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
         greet(a);
     check_drained(a, now);
@@ -257,6 +259,7 @@ static bool build_upstream(struct app *a)
     struct upstream_options up = {.address = &a->address,
                                   .client_name = a->client_name,
                                   .connections = (unsigned)c->upstream_connections,
+                                  .private_max = (unsigned)c->upstream_sessions,
                                   .connect_timeout = c->upstream_connect_timeout,
                                   .timeout = c->upstream_timeout,
                                   .scan_timeout = c->upstream_scan_timeout};
@@ -301,6 +304,7 @@ static bool build(struct app *a)
                         .address = &a->address,
                         .started = monotonic_ms()};
     TAILQ_INIT(&p->callers);
+    TAILQ_INIT(&p->waiting);
     p->log = log_new(stderr, a->config.log_level);
     if (!p->log)
         return complain("out of memory");

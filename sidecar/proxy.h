@@ -29,14 +29,25 @@ struct proxy {
     uint64_t next_caller_id;
     uint64_t started; /* monotonic ms */
 
+    size_t n_monitors; /* clients that MONITOR */
+    TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
+
     struct command_keys keys; /* scratch of one request's key list */
 };
 
-/* The shared connection that carries all of a client's requests in this database, in order. NULL:
- * out of memory. */
+/* The connection that carries all of a client's requests in this database, in order: a shared one,
+ * or its own while it has a session. NULL: out of memory. */
 static inline struct upstream_conn *proxy_lane(struct proxy *p, const struct caller *c, uint32_t db)
 {
-    return upstream_get(p->upstream, db, (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
+    return c->lane ? c->lane
+                   : upstream_get(p->upstream, db, c->resp,
+                                  (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
+}
+
+/* A shared connection for a query of our own, whose reply is read as RESP2. */
+static inline struct upstream_conn *proxy_query_lane(struct proxy *p, const struct caller *c)
+{
+    return upstream_get(p->upstream, c->db, 2, (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
 }
 
 /* True if nothing can be sent there now (uc may be NULL): the caller has been told why. */

@@ -11,6 +11,10 @@ enum reply_tag {
     REPLY_FILL_TTL,   /* struct fill: how long it may be kept */
     REPLY_MERGE,      /* struct request: the missing part of an MGET */
     REPLY_QUERY,      /* struct query */
+    REPLY_SUBSCRIBE,  /* struct request: nothing but an error; messages tell the rest */
+    REPLY_EXEC,       /* struct request: each element as its command asks for */
+    REPLY_IGNORED,    /* struct request, or NULL: only its end counts */
+    REPLY_SWITCH,     /* struct request: HELLO of a private connection */
 };
 
 struct query {

@@ -9,30 +9,15 @@
 #ifndef NEARCACHE_REQUEST_H
 #define NEARCACHE_REQUEST_H
 
-#include "proxy.h"
-
-/* One command of a batch; argv is borrowed until it has run. */
-struct request_plan {
-    const struct resp_slice *argv;
-    size_t argc;
-    const struct command *command; /* NULL: unknown */
-    uint64_t hash;                 /* of its key, for a read that the L1 may answer */
-};
+#include "forward.h"
 
 void request_plan(struct proxy *p, struct request_plan *plan);
 void request_prefetch(const struct proxy *p, const struct request_plan *plan);
 
-enum request_outcome {
-    REQUEST_TAKEN, /* answered, or on its way */
-    REQUEST_LATER, /* has to wait until everything before it is answered: run it again then */
-};
 __attribute__((warn_unused_result)) enum request_outcome
 request_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
 
 /* For upstream_new; ctx is the struct proxy. */
 extern const struct upstream_callbacks request_upstream_callbacks;
-
-/* The client has read what it was sent: its slow reply may go on. */
-void request_client_drained(struct caller *c);
 
 #endif

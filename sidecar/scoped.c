@@ -41,42 +41,51 @@ static struct request *expect(struct proxy *p, struct caller *c, struct upstream
 }
 
 /* The server takes the last MATCH; every one gets the prefix. Without one we add our own. */
+static void append_scan(const struct namespace *ns, struct chain *out,
+                        const struct resp_slice *argv, size_t argc)
+{
+    bool match = false;
+    for (size_t i = 2; i + 1 < argc; i += 2)
+        match |= resp_word_is(argv[i], "match");
+    bool add = !match && argc % 2 == 0; /* an odd option is a syntax error: let the server say so */
+    wire_header(out, '*', argc + (add ? 2 : 0));
+    for (size_t i = 0; i < argc; i++) {
+        if (i >= 3 && i % 2 == 1 && resp_word_is(argv[i - 1], "match"))
+            wire_bulk2(out, ns->glob, argv[i]);
+        else
+            wire_bulk(out, argv[i]);
+    }
+    if (add) {
+        wire_bulk(out, wire_text("MATCH"));
+        wire_bulk2(out, ns->glob, wire_text("*"));
+    }
+}
+
+static void append_keys(const struct namespace *ns, struct chain *out, struct resp_slice pattern)
+{
+    wire_header(out, '*', 2);
+    wire_bulk(out, wire_text("KEYS"));
+    wire_bulk2(out, ns->glob, pattern);
+}
+
 void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc)
 {
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     struct request *r = expect(p, c, uc, RESP_KEYS_SCAN);
     if (!r)
         return;
-    bool match = false;
-    for (size_t i = 2; i + 1 < argc; i += 2)
-        match |= resp_word_is(argv[i], "match");
-    bool add = !match && argc % 2 == 0; /* an odd option is a syntax error: let the server say so */
-    struct chain *out = upstream_out(uc);
-    wire_header(out, '*', argc + (add ? 2 : 0));
-    for (size_t i = 0; i < argc; i++) {
-        if (i >= 3 && i % 2 == 1 && resp_word_is(argv[i - 1], "match"))
-            wire_bulk2(out, p->ns->glob, argv[i]);
-        else
-            wire_bulk(out, argv[i]);
-    }
-    if (add) {
-        wire_bulk(out, wire_text("MATCH"));
-        wire_bulk2(out, p->ns->glob, wire_text("*"));
-    }
+    append_scan(p->ns, upstream_out(uc), argv, argc);
     upstream_sent(uc);
 }
 
 static void run_keys(struct proxy *p, struct caller *c, struct resp_slice pattern)
 {
-    struct upstream_conn *uc = upstream_get(p->upstream, c->db, UPSTREAM_SCAN_LANE);
+    struct upstream_conn *uc = upstream_get(p->upstream, c->db, 2, UPSTREAM_SCAN_LANE);
     struct request *r = expect(p, c, uc, RESP_KEYS_ALL);
     if (!r)
         return;
     r->exclusive = c->exclusive = true;
-    struct chain *out = upstream_out(uc);
-    wire_header(out, '*', 2);
-    wire_bulk(out, wire_text("KEYS"));
-    wire_bulk2(out, p->ns->glob, pattern);
+    append_keys(p->ns, upstream_out(uc), pattern);
     upstream_sent(uc);
 }
 
@@ -138,7 +147,7 @@ static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc
                       void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
     w->query.done = done;
-    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, UPSTREAM_SCAN_LANE), argv, argc);
+    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, 2, UPSTREAM_SCAN_LANE), argv, argc);
 }
 
 static void scan_done(struct query *q, const char *reply, size_t n, const char *error)
@@ -253,6 +262,13 @@ static void answer_key(struct walk *w, struct resp_slice full)
     free(reply);
 }
 
+static void answer_none(struct walk *w)
+{
+    const struct caller *c = w->request->caller;
+    const char *none = c && c->resp == 3 ? "_\r\n" : "$-1\r\n";
+    walk_answer(w, none, strlen(none));
+}
+
 static void pick_key(struct walk *w, struct resp_reader keys, size_t n)
 {
     struct resp_slice key = {0};
@@ -263,7 +279,7 @@ static void pick_key(struct walk *w, struct resp_reader keys, size_t n)
     if (n)
         answer_key(w, key);
     else if (at_end(w) && w->wrapped)
-        walk_answer(w, "$-1\r\n", 5);
+        answer_none(w);
     else {
         w->wrapped |= at_end(w);
         walk_step(w);
@@ -376,6 +392,63 @@ static void run_flush(struct proxy *p, struct caller *c, bool all, const struct 
     }
     start_flush(w);
     walk_step(w);
+}
+
+/* --- in a transaction ---------------------------------------------------------------------------
+ */
+
+/* Walks that are one command: nothing can come in between, and for as long the server does nothing
+ * else. ARGV[1]: the pattern; ARGV[2]: a random number. */
+#define EACH_KEY(body)                                                                             \
+    "local c='0' repeat local r=redis.call('SCAN',c,'MATCH',ARGV[1],'COUNT',1000) c=r[1] "         \
+    "for _,k in ipairs(r[2]) do " body " end until c=='0' "
+
+static const char COUNT_SCRIPT[] = "local n=0 " EACH_KEY("n=n+1") "return n";
+static const char RANDOM_SCRIPT[] = "local t={} " EACH_KEY("t[#t+1]=k") "return #t>0 and t[1+ARGV[2]%#t]";
+static const char FLUSHDB_SCRIPT[] = EACH_KEY("redis.call('UNLINK',k)") "return redis.status_reply('OK')";
+static const char FLUSHALL_SCRIPT[] =
+    "for db in redis.call('INFO','keyspace'):gmatch('db(%d+):') do redis.call('SELECT',db) " EACH_KEY(
+        "redis.call('UNLINK',k)") "end return redis.status_reply('OK')";
+
+static const char *script_of(uint16_t id)
+{
+    switch (id) {
+    case COMMAND_ID_DBSIZE:
+        return COUNT_SCRIPT;
+    case COMMAND_ID_RANDOMKEY:
+        return RANDOM_SCRIPT;
+    case COMMAND_ID_FLUSHDB:
+        return FLUSHDB_SCRIPT;
+    default:
+        assert(id == COMMAND_ID_FLUSHALL);
+        return FLUSHALL_SCRIPT;
+    }
+}
+
+static void append_script(const struct namespace *ns, struct chain *out, const char *script)
+{
+    char number[24];
+    snprintf(number, sizeof number, "%llu", (unsigned long long)(some_number() >> 16));
+    wire_header(out, '*', 5);
+    wire_bulk(out, wire_text("EVAL"));
+    wire_bulk(out, wire_text(script));
+    wire_bulk(out, wire_text("0"));
+    wire_bulk2(out, ns->glob, wire_text("*"));
+    wire_bulk(out, wire_text(number));
+}
+
+void scoped_append(struct proxy *p, struct chain *out, uint16_t id, const struct resp_slice *argv,
+                   size_t argc)
+{
+    bool flush = id == COMMAND_ID_FLUSHDB || id == COMMAND_ID_FLUSHALL;
+    if (id == COMMAND_ID_SCAN)
+        append_scan(p->ns, out, argv, argc);
+    else if (id == COMMAND_ID_KEYS)
+        append_keys(p->ns, out, argv[1]);
+    else if (flush && !flush_syntax(argv, argc))
+        wire_command(out, argv, argc); /* the server says what is wrong */
+    else
+        append_script(p->ns, out, script_of(id));
 }
 
 /* --- dispatch -----------------------------------------------------------------------------------

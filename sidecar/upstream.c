@@ -14,7 +14,7 @@ enum {
     HOLD_MAX = 100,        /* ms that slow readers may hold the others up, .. */
     HOLD_RATE = 64 * 1024, /* .. earned back by so many bytes a ms: 64 MB/s never buffers */
     IDLE_MAX = 60 * 1000,  /* ms until an unused extra connection is closed */
-    HANDSHAKE_REPLIES = 3, /* AUTH, SELECT, CLIENT SETNAME */
+    HANDSHAKE_REPLIES = 4, /* HELLO, SELECT; where HELLO is not known AUTH, CLIENT SETNAME */
     ERROR_MAX = 256,
 };
 
@@ -32,13 +32,22 @@ struct owed_ring {
 };
 
 /* Replies that our own handshake waits for, in order. */
-enum handshake_step { STEP_AUTH, STEP_SELECT, STEP_SETNAME };
+enum handshake_step { STEP_HELLO, STEP_SELECT, STEP_AUTH, STEP_SETNAME };
 
 struct upstream_conn {
     struct upstream *upstream;
     struct upstream_conn *next;
     uint32_t db, slot;
+    uint8_t resp;
     uint8_t state;
+    bool is_private;
+    void *holder;      /* of a private one that is lent */
+    uint64_t id;       /* CLIENT ID of a private one */
+    unsigned patience; /* replies owed that may take any time */
+    bool in_push;      /* the frame at hand is out of band */
+    bool counted;      /* in n_private */
+    bool is_idle;      /* in the list of idle ones */
+    struct upstream_conn *next_idle;
     struct conn *conn;
     struct resp_framer framer;
     struct owed_ring owed;
@@ -66,7 +75,10 @@ struct upstream {
     void *ctx;
     struct log *log;
     struct metrics *metrics;
-    struct upstream_conn *conns;
+    struct upstream_conn *conns;    /* shared */
+    struct upstream_conn *privates; /* all private ones */
+    struct upstream_conn *idle;     /* those that can be lent at once */
+    unsigned n_private;             /* open or opening */
     char last_error[ERROR_MAX];
 };
 
@@ -109,7 +121,7 @@ static const struct conn_callbacks conn_callbacks;
 static void set_state(struct upstream_conn *uc, enum upstream_conn_state to)
 {
     static const uint8_t from[] = {
-        [UC_IDLE] = 1 << UC_READY,
+        [UC_IDLE] = 1 << UC_READY | 1 << UC_CONNECTING | 1 << UC_HANDSHAKE,
         [UC_CONNECTING] = 1 << UC_IDLE | 1 << UC_BACKOFF,
         [UC_HANDSHAKE] = 1 << UC_CONNECTING,
         [UC_READY] = 1 << UC_HANDSHAKE,
@@ -131,12 +143,43 @@ static void tell_all_lost(struct upstream_conn *uc)
     free(lost.v);
 }
 
+static void leave_idle(struct upstream_conn *uc)
+{
+    struct upstream_conn **at = &uc->upstream->idle;
+    if (!uc->is_idle)
+        return;
+    while (*at != uc)
+        at = &(*at)->next_idle;
+    *at = uc->next_idle;
+    uc->is_idle = false;
+}
+
+static void become_idle(struct upstream_conn *uc)
+{
+    struct upstream *u = uc->upstream;
+    assert(!uc->is_idle);
+    uc->is_idle = true;
+    uc->next_idle = u->idle;
+    u->idle = uc;
+}
+
+/* A private connection that is closed is not opened again. */
+static void retire(struct upstream_conn *uc)
+{
+    leave_idle(uc);
+    uc->upstream->n_private -= uc->counted;
+    uc->counted = false;
+}
+
 static void drop_connection(struct upstream_conn *uc)
 {
     if (uc->conn)
         conn_close(uc->conn);
     uc->conn = NULL;
-    uc->held = false;
+    uc->held = uc->in_push = false;
+    uc->id = 0;
+    if (uc->is_private)
+        retire(uc);
     uc->framer = (struct resp_framer){0};
     chain_clear(&uc->waiting);
 }
@@ -176,11 +219,15 @@ static void fail(struct upstream_conn *uc, const char *why)
         error_line(uc->error, "-NEARCACHE upstream %s unavailable: %s", u->options.address->label,
                    why);
     snprintf(u->last_error, sizeof u->last_error, "%.*s", (int)strcspn(why, "\r\n"), why);
-    if (!uc->no_such_db && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
+    if (!uc->no_such_db && !uc->is_private && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
         log_write(u->log, LOG_WARN, was_ready ? "upstream_lost" : "upstream_unavailable",
                   "upstream", u->options.address->label, "why", why, "hint", log_hint(uc), NULL);
     drop_connection(uc);
     tell_all_lost(uc);
+    void *holder = uc->holder;
+    uc->holder = NULL;
+    if (holder)
+        u->callbacks.severed(u->ctx, holder);
 }
 
 static void start(struct upstream_conn *uc)
@@ -219,28 +266,57 @@ static void become_ready(struct upstream_conn *uc)
     conn_send(uc->conn);
 }
 
+/* All in one, and allowed even while the server is BUSY with a script. */
+static void say_hello(struct upstream_conn *uc)
+{
+    const struct upstream_options *o = &uc->upstream->options;
+    const char *user = o->address->user ? o->address->user : "default";
+    struct resp_slice argv[7] = {wire_text("HELLO"), wire_text(uc->resp == 3 ? "3" : "2")};
+    size_t n = 2;
+    if (o->address->password) {
+        argv[n++] = wire_text("AUTH");
+        argv[n++] = wire_text(user);
+        argv[n++] = wire_text(o->address->password);
+    }
+    argv[n++] = wire_text("SETNAME");
+    argv[n++] = wire_text(o->client_name);
+    step(uc, STEP_HELLO, argv, n);
+}
+
+/* For a server that knows no HELLO, or whose ACL forbids it. */
+static void do_without_hello(struct upstream_conn *uc)
+{
+    const struct upstream_options *o = &uc->upstream->options;
+    struct resp_slice user = wire_text(o->address->user ? o->address->user : "");
+    struct resp_slice password = wire_text(o->address->password ? o->address->password : "");
+    uc->step = uc->n_steps = 0;
+    if (o->address->password && o->address->user)
+        step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), user, password}, 3);
+    else if (o->address->password)
+        step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), password}, 2);
+    step(uc, STEP_SETNAME,
+         (struct resp_slice[]){wire_text("CLIENT"), wire_text("SETNAME"),
+                               wire_text(o->client_name)},
+         3);
+}
+
+static void select_database(struct upstream_conn *uc)
+{
+    char db[16];
+    snprintf(db, sizeof db, "%u", (unsigned)uc->db);
+    if (uc->db)
+        step(uc, STEP_SELECT, (struct resp_slice[]){wire_text("SELECT"), wire_text(db)}, 2);
+    conn_send(uc->conn);
+}
+
 static void on_connected(void *ctx)
 {
     struct upstream_conn *uc = ctx;
-    const struct upstream_address *a = uc->upstream->options.address;
-    char db[16];
-    snprintf(db, sizeof db, "%u", (unsigned)uc->db);
     set_state(uc, UC_HANDSHAKE);
     uc->upstream->metrics->upstream_connects++;
     uc->step = uc->n_steps = 0;
     uc->line_len = 0;
-    if (a->password && a->user)
-        step(uc, STEP_AUTH,
-             (struct resp_slice[]){wire_text("AUTH"), wire_text(a->user), wire_text(a->password)},
-             3);
-    else if (a->password)
-        step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), wire_text(a->password)}, 2);
-    if (uc->db)
-        step(uc, STEP_SELECT, (struct resp_slice[]){wire_text("SELECT"), wire_text(db)}, 2);
-    step(uc, STEP_SETNAME,
-         (struct resp_slice[]){wire_text("CLIENT"), wire_text("SETNAME"),
-                               wire_text(uc->upstream->options.client_name)},
-         3);
+    say_hello(uc);
     conn_send(uc->conn);
 }
 
@@ -253,6 +329,19 @@ static void handshake_bytes(struct upstream_conn *uc, const char *p, size_t n)
     uc->line[uc->line_len] = '\0';
 }
 
+/* "... $2\r\nid\r\n:123\r\n ..." */
+static void read_hello(struct upstream_conn *uc, const char *reply)
+{
+    static const char mark[] = "$2\r\nid\r\n:";
+    const char *at = strstr(reply, mark);
+    uc->id = at ? strtoull(at + sizeof mark - 1, NULL, 10) : 0;
+}
+
+static bool knows_no_hello(const char *line)
+{
+    return strncmp(line, "-ERR unknown command", 20) == 0 || strncmp(line, "-NOPERM", 7) == 0;
+}
+
 /* False: the connection was given up. */
 static bool handshake_reply(struct upstream_conn *uc, char type)
 {
@@ -263,7 +352,10 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
     uc->line_len = 0;
     /* A server that refuses SETNAME but nothing else (an ACL) can be lived with; NOAUTH and LOADING
      * meet every command. */
-    bool fatal = type == '-' && (step != STEP_SETNAME || strncmp(line, "-NOPERM", 7) != 0);
+    bool hello_refused = type == '-' && step == STEP_HELLO && uc->resp == 2 && knows_no_hello(line);
+    bool name_refused =
+        type == '-' && step == STEP_SETNAME && strncmp(line, "-NOPERM", 7) == 0;
+    bool fatal = type == '-' && !hello_refused && !name_refused;
     if (fatal && step == STEP_SELECT && strncmp(line, "-ERR", 4) == 0) {
         uc->no_such_db = true; /* the client gets the server's own words */
         error_line(uc->error, "%.*s", (int)strcspn(line, "\r\n"), line);
@@ -273,6 +365,12 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
         fail(uc, line + 1);
         return false;
     }
+    if (hello_refused)
+        do_without_hello(uc);
+    else if (step == STEP_HELLO)
+        read_hello(uc, line);
+    if (hello_refused || (step == STEP_HELLO && uc->db))
+        select_database(uc);
     if (uc->step == uc->n_steps)
         become_ready(uc);
     return true;
@@ -281,11 +379,16 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
 /* --- replies ------------------------------------------------------------------------------------
  */
 
-static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
+static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n, bool end)
 {
     struct upstream *u = uc->upstream;
     if (uc->state == UC_HANDSHAKE) {
         handshake_bytes(uc, p, n);
+        return;
+    }
+    if (uc->in_push) {
+        if (uc->holder)
+            u->callbacks.push(u->ctx, uc->holder, p, n, end);
         return;
     }
     struct owed *o = &uc->owed.v[uc->owed.first];
@@ -293,15 +396,47 @@ static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n)
     u->callbacks.bytes(u->ctx, o->owner, o->tag, p, n);
 }
 
+static void pop_done(struct upstream_conn *uc, char type)
+{
+    struct upstream *u = uc->upstream;
+    struct owed o = ring_pop(&uc->owed);
+    u->callbacks.done(u->ctx, o.owner, o.tag, type);
+    if (uc->is_private && !uc->holder && !uc->is_idle && uc->owed.n == 0 && uc->state == UC_READY)
+        become_idle(uc);
+}
+
 /* False: the connection is gone. */
 static bool pass_done(struct upstream_conn *uc, char type)
 {
-    struct upstream *u = uc->upstream;
     if (uc->state == UC_HANDSHAKE)
         return handshake_reply(uc, type);
-    struct owed o = ring_pop(&uc->owed);
-    u->callbacks.done(u->ctx, o.owner, o.tag, type);
+    if (uc->in_push)
+        uc->in_push = false;
+    else
+        pop_done(uc, type);
     return uc->conn != NULL;
+}
+
+/* RESP3 marks what is out of band; in RESP2 the holder knows whether it has subscribed. */
+static bool is_push(const struct upstream_conn *uc, const char *two)
+{
+    struct upstream *u = uc->upstream;
+    const struct owed *o = uc->owed.n ? &uc->owed.v[uc->owed.first] : &(struct owed){0};
+    if (!uc->is_private || *two == '>')
+        return uc->is_private;
+    return *two == '*' && uc->resp == 2 && uc->holder &&
+           u->callbacks.is_push(u->ctx, uc->holder, o->owner, o->tag, two);
+}
+
+/* Sorts the frame that begins at p. False: more bytes are needed to tell. */
+static bool begin_frame(struct upstream_conn *uc, const char *p, size_t n)
+{
+    if (uc->state != UC_READY || uc->framer.busy || uc->in_push)
+        return true;
+    if (uc->is_private && uc->resp == 2 && *p == '*' && n < 2)
+        return false;
+    uc->in_push = is_push(uc, p);
+    return true;
 }
 
 static size_t on_bytes(void *ctx, const char *p, size_t n)
@@ -310,7 +445,9 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     size_t at = 0;
     uc->progress = loop_now(uc->upstream->loop);
     while (at < n) {
-        if (uc->state == UC_READY && uc->owed.n == 0) {
+        if (!begin_frame(uc, p + at, n - at))
+            return at;
+        if (uc->state == UC_READY && uc->owed.n == 0 && !uc->in_push) {
             fail(uc, "it sent a reply that nobody asked for");
             return n;
         }
@@ -320,9 +457,9 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
             fail(uc, "it sent something that is not RESP");
             return n;
         }
-        pass_bytes(uc, p + at, used);
+        pass_bytes(uc, p + at, used, status == RESP_DONE);
         at += used;
-        if (status == RESP_MORE || !pass_done(uc, uc->framer.type))
+        if (!uc->conn || status == RESP_MORE || !pass_done(uc, uc->framer.type))
             return n;
     }
     return n;
@@ -337,33 +474,35 @@ static void on_ended(void *ctx, bool eof, const char *why)
 static const struct conn_callbacks conn_callbacks = {
     .bytes = on_bytes, .connected = on_connected, .ended = on_ended};
 
-/* --- sending ------------------------------------------------------------------------------------
+/* --- shared connections -------------------------------------------------------------------------
  */
 
-static struct upstream_conn *new_conn(struct upstream *u, uint32_t db, uint32_t slot)
+static struct upstream_conn *new_conn(struct upstream *u, struct upstream_conn **list, uint32_t db,
+                                      unsigned resp, uint32_t slot)
 {
     struct upstream_conn *uc = calloc(1, sizeof *uc);
     if (!uc)
         return NULL;
     uc->upstream = u;
     uc->db = db;
+    uc->resp = (uint8_t)resp;
     uc->slot = slot;
     chain_init(&uc->waiting, &u->loop->pool);
     evutil_secure_rng_get_bytes(&uc->backoff.random, sizeof uc->backoff.random);
-    uc->next = u->conns;
-    u->conns = uc;
+    uc->next = *list;
+    *list = uc;
     return uc;
 }
 
-struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slot)
+struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot)
 {
     if (slot != UPSTREAM_SCAN_LANE)
         slot %= u->options.connections;
     struct upstream_conn *uc = u->conns;
-    while (uc && (uc->db != db || uc->slot != slot))
+    while (uc && (uc->db != db || uc->resp != resp || uc->slot != slot))
         uc = uc->next;
     if (!uc)
-        uc = new_conn(u, db, slot);
+        uc = new_conn(u, &u->conns, db, resp, slot);
     if (uc && uc->state == UC_IDLE)
         start(uc);
     /* A database that was not there may be there after a restart: ask again. */
@@ -371,6 +510,108 @@ struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slo
         start(uc);
     return uc;
 }
+
+/* --- private connections ------------------------------------------------------------------------
+ */
+
+/* An idle one in the wanted state; the one idle for longest makes room for another otherwise. */
+static struct upstream_conn *take_idle(struct upstream *u, uint32_t db, unsigned resp)
+{
+    struct upstream_conn *uc = u->idle, *oldest = NULL;
+    for (; uc && (uc->db != db || uc->resp != resp); uc = uc->next_idle)
+        oldest = uc;
+    if (uc)
+        leave_idle(uc);
+    else if (oldest && u->n_private >= u->options.private_max)
+        upstream_discard(oldest);
+    return uc;
+}
+
+static struct upstream_conn *open_private(struct upstream *u, uint32_t db, unsigned resp)
+{
+    struct upstream_conn *uc = NULL;
+    if (u->n_private < u->options.private_max)
+        uc = new_conn(u, &u->privates, db, resp, 0);
+    if (!uc)
+        return NULL;
+    uc->is_private = uc->counted = true;
+    u->n_private++;
+    start(uc);
+    return uc;
+}
+
+struct upstream_conn *upstream_lend(struct upstream *u, uint32_t db, unsigned resp, void *holder)
+{
+    struct upstream_conn *uc = take_idle(u, db, resp);
+    if (!uc)
+        uc = open_private(u, db, resp);
+    if (!uc)
+        return NULL;
+    uc->holder = holder;
+    uc->last_used = loop_now(u->loop);
+    return uc;
+}
+
+void upstream_return(struct upstream_conn *uc)
+{
+    assert(uc->is_private && uc->holder);
+    uc->holder = NULL;
+    uc->last_used = loop_now(uc->upstream->loop);
+    upstream_release(uc);
+    if (uc->state == UC_READY && uc->owed.n == 0)
+        become_idle(uc);
+}
+
+void upstream_discard(struct upstream_conn *uc)
+{
+    assert(uc->is_private);
+    uc->holder = NULL;
+    error_line(uc->error, "-NEARCACHE the connection was closed");
+    if (uc->state == UC_READY)
+        conn_flush(uc->conn); /* what was asked before the end counts */
+    if (uc->state != UC_IDLE && uc->state != UC_BACKOFF)
+        set_state(uc, UC_IDLE);
+    drop_connection(uc);
+    tell_all_lost(uc);
+}
+
+void upstream_settle(struct upstream_conn *uc)
+{
+    assert(uc->owed.n > 0);
+    pop_done(uc, '*');
+}
+
+void upstream_patience(struct upstream_conn *uc, int change)
+{
+    uc->patience += (unsigned)change;
+    uc->progress = loop_now(uc->upstream->loop);
+}
+
+void upstream_set_db(struct upstream_conn *uc, uint32_t db)
+{
+    uc->db = db;
+}
+
+void upstream_set_resp(struct upstream_conn *uc, unsigned resp)
+{
+    uc->resp = (uint8_t)resp;
+}
+
+uint64_t upstream_client_id(const struct upstream_conn *uc)
+{
+    return uc->state == UC_READY ? uc->id : 0;
+}
+
+unsigned upstream_lent(const struct upstream *u)
+{
+    unsigned n = 0;
+    for (const struct upstream_conn *uc = u->privates; uc; uc = uc->next)
+        n += uc->holder != NULL;
+    return n;
+}
+
+/* --- sending ------------------------------------------------------------------------------------
+ */
 
 const char *upstream_refusal(struct upstream_conn *uc)
 {
@@ -412,7 +653,7 @@ bool upstream_hold(struct upstream_conn *uc)
     uint64_t now = loop_now(uc->upstream->loop);
     if (uc->held || uc->state != UC_READY)
         return uc->held;
-    if (hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
+    if (!uc->is_private && hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
         return false;
     uc->held = true;
     uc->held_since = now;
@@ -441,7 +682,8 @@ static uint64_t reply_timeout(const struct upstream_conn *uc)
 
 static bool is_extra(const struct upstream_conn *uc)
 {
-    return uc->slot == UPSTREAM_SCAN_LANE || uc->db != uc->upstream->options.address->db;
+    return uc->is_private || uc->slot == UPSTREAM_SCAN_LANE || uc->resp != 2 ||
+           uc->db != uc->upstream->options.address->db;
 }
 
 static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
@@ -453,11 +695,11 @@ static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
 
 static void tick_ready(struct upstream_conn *uc, uint64_t now)
 {
-    if (uc->held && hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
+    if (uc->held && !uc->is_private && hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
         upstream_release(uc);
-    if (uc->owed.n && !uc->held && now > uc->progress + reply_timeout(uc))
+    if (uc->owed.n && !uc->held && !uc->patience && now > uc->progress + reply_timeout(uc))
         fail_late(uc, "no reply", reply_timeout(uc));
-    else if (uc->owed.n == 0 && is_extra(uc) && now > uc->last_used + IDLE_MAX) {
+    else if (uc->owed.n == 0 && is_extra(uc) && !uc->holder && now > uc->last_used + IDLE_MAX) {
         set_state(uc, UC_IDLE);
         drop_connection(uc);
     }
@@ -484,12 +726,12 @@ static void free_conn(struct upstream_conn *uc)
 /* A database that nobody uses any more, or that never was. */
 static bool is_forgotten(const struct upstream_conn *uc)
 {
-    return is_extra(uc) && uc->owed.n == 0 && (uc->state == UC_IDLE || uc->state == UC_BACKOFF);
+    return is_extra(uc) && !uc->holder && uc->owed.n == 0 && (uc->state == UC_IDLE || uc->state == UC_BACKOFF);
 }
 
-void upstream_tick(struct upstream *u, uint64_t now)
+static void tick_list(struct upstream_conn **at, uint64_t now)
 {
-    for (struct upstream_conn **at = &u->conns; *at;) {
+    while (*at) {
         struct upstream_conn *uc = *at;
         if (is_forgotten(uc)) {
             *at = uc->next;
@@ -499,6 +741,12 @@ void upstream_tick(struct upstream *u, uint64_t now)
         tick_conn(uc, now);
         at = &uc->next;
     }
+}
+
+void upstream_tick(struct upstream *u, uint64_t now)
+{
+    tick_list(&u->conns, now);
+    tick_list(&u->privates, now);
 }
 
 /* --- life ---------------------------------------------------------------------------------------
@@ -520,18 +768,24 @@ struct upstream *upstream_new(struct loop *loop, const struct upstream_options *
     return u;
 }
 
+static void free_list(struct upstream_conn **list)
+{
+    while (*list) {
+        struct upstream_conn *uc = *list;
+        error_line(uc->error, "-NEARCACHE shutting down");
+        drop_connection(uc);
+        tell_all_lost(uc);
+        *list = uc->next;
+        free_conn(uc);
+    }
+}
+
 void upstream_free(struct upstream *u)
 {
     if (!u)
         return;
-    while (u->conns) {
-        struct upstream_conn *uc = u->conns;
-        error_line(uc->error, "-NEARCACHE shutting down");
-        drop_connection(uc);
-        tell_all_lost(uc);
-        u->conns = uc->next;
-        free_conn(uc);
-    }
+    free_list(&u->conns);
+    free_list(&u->privates);
     free(u);
 }
 
@@ -546,7 +800,7 @@ const char *upstream_state(const struct upstream *u)
 {
     static const char *const names[] = {"idle", "connecting", "handshake", "up", "down"};
     for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
-        if (uc->db == u->options.address->db && uc->slot == 0)
+        if (uc->db == u->options.address->db && uc->slot == 0 && uc->resp == 2)
             return names[uc->state];
     return names[UC_IDLE];
 }
@@ -561,6 +815,8 @@ uint64_t upstream_pending(const struct upstream *u)
     uint64_t n = 0;
     for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
         n += uc->owed.n;
+    for (const struct upstream_conn *uc = u->privates; uc; uc = uc->next)
+        n += uc->owed.n;
     return n;
 }
 
@@ -568,6 +824,8 @@ unsigned upstream_connected(const struct upstream *u)
 {
     unsigned n = 0;
     for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        n += uc->state == UC_READY;
+    for (const struct upstream_conn *uc = u->privates; uc; uc = uc->next)
         n += uc->state == UC_READY;
     return n;
 }

@@ -1,10 +1,14 @@
 /* upstream.h - pipelined connections to the shared Redis: handshake, FIFO of owed replies,
  * deadlines, reconnect.
  *
- * Many clients share one connection per database; a second one, the scan lane, carries KEYS and
- * other walks over the whole key space, so that they hold nobody up. What is appended during one
- * turn leaves with one write. Whoever sends registers an owner and a tag for each reply, which come
- * back with the reply's bytes, in order; what a tag means is the sender's business.
+ * Many clients share one connection per database and protocol version; a second one, the scan lane,
+ * carries KEYS and other walks over the whole key space, so that they hold nobody up. What is
+ * appended during one turn leaves with one write. Whoever sends registers an owner and a tag for
+ * each reply, which come back with the reply's bytes, in order; what a tag means is the sender's
+ * business.
+ *
+ * Besides, private connections are lent to one holder at a time, who may change their state (MULTI,
+ * SUBSCRIBE ...), wait on them for long and receive what the server sends unasked.
  *
  *     idle -> connecting -> handshake -> ready
  *                ^             |           |
@@ -32,12 +36,22 @@ struct upstream_callbacks {
     void (*done)(void *ctx, void *owner, unsigned tag, char type);
     /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
     void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
+
+    /* Of private connections, to their holder. Is the RESP2 array that begins with these two bytes
+     * a message rather than the reply that `owner` waits for (NULL: nobody does)? */
+    bool (*is_push)(void *ctx, void *holder, void *owner, unsigned tag, const char *two);
+    /* Part of a message; `end` with its last bytes. */
+    void (*push)(void *ctx, void *holder, const char *p, size_t n, bool end);
+    /* The connection is gone, and is the holder's no more; all that was owed has been told `lost`.
+     */
+    void (*severed)(void *ctx, void *holder);
 };
 
 struct upstream_options {
     const struct upstream_address *address;          /* borrowed */
     const char *client_name;                         /* for CLIENT SETNAME; borrowed */
     unsigned connections;                            /* shared ones per database */
+    unsigned private_max;                            /* private ones, idle ones included */
     uint64_t connect_timeout, timeout, scan_timeout; /* ms */
 };
 
@@ -51,10 +65,36 @@ void upstream_set_timeouts(struct upstream *u, uint64_t connect, uint64_t reply,
 /* Deadlines and reconnects; to be called every few dozen milliseconds. */
 void upstream_tick(struct upstream *u, uint64_t now);
 
-/* The connection for a database; made when first asked for. Callers with the same `slot` share one
- * and keep their order. NULL: out of memory. */
+/* The connection for a database and a RESP version (2 or 3); made when first asked for. Callers with
+ * the same `slot` share one and keep their order. NULL: out of memory. */
 #define UPSTREAM_SCAN_LANE UINT32_MAX
-struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, uint32_t slot);
+struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot);
+
+/* --- private connections ------------------------------------------------------------------------
+ */
+
+/* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or out
+ * of memory. */
+struct upstream_conn *upstream_lend(struct upstream *u, uint32_t db, unsigned resp, void *holder);
+/* Given back in the state in which it was lent; what is still owed on it will come to its owners. */
+void upstream_return(struct upstream_conn *uc);
+/* Given back in any other state: closed at once, and what is owed is told `lost`, never `severed`.
+ */
+void upstream_discard(struct upstream_conn *uc);
+/* Ends the wait of the head's owner: messages have told it what it waited for. */
+void upstream_settle(struct upstream_conn *uc);
+/* Replies that may take any time are owed now (+1), or no more (-1). */
+void upstream_patience(struct upstream_conn *uc, int change);
+/* The server has agreed to these. */
+void upstream_set_db(struct upstream_conn *uc, uint32_t db);
+void upstream_set_resp(struct upstream_conn *uc, unsigned resp);
+/* The server's CLIENT ID of a private connection; 0: not known (yet). */
+uint64_t upstream_client_id(const struct upstream_conn *uc);
+/* Private connections lent now. */
+unsigned upstream_lent(const struct upstream *u);
+
+/* --- sending ------------------------------------------------------------------------------------
+ */
 
 /* NULL: requests are taken (perhaps while still connecting). Otherwise the error line to answer. */
 const char *upstream_refusal(struct upstream_conn *uc);

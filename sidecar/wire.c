@@ -27,12 +27,19 @@ void wire_bulk(struct chain *out, struct resp_slice s)
     chain_append(out, "\r\n", 2);
 }
 
-void wire_bulk2(struct chain *out, struct resp_slice first, struct resp_slice second)
+void wire_bulk3(struct chain *out, struct resp_slice first, struct resp_slice second,
+                struct resp_slice third)
 {
-    wire_header(out, '$', first.len + second.len);
+    wire_header(out, '$', first.len + second.len + third.len);
     chain_append(out, first.data, first.len);
     chain_append(out, second.data, second.len);
+    chain_append(out, third.data, third.len);
     chain_append(out, "\r\n", 2);
+}
+
+void wire_bulk2(struct chain *out, struct resp_slice first, struct resp_slice second)
+{
+    wire_bulk3(out, first, second, (struct resp_slice){"", 0});
 }
 
 void wire_command(struct chain *out, const struct resp_slice *argv, size_t argc)

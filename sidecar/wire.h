@@ -10,6 +10,9 @@ void wire_integer(struct chain *out, int64_t n);
 void wire_bulk(struct chain *out, struct resp_slice s);
 /* One bulk string of two parts: a name with its namespace. */
 void wire_bulk2(struct chain *out, struct resp_slice first, struct resp_slice second);
+/* .. of three. */
+void wire_bulk3(struct chain *out, struct resp_slice first, struct resp_slice second,
+                struct resp_slice third);
 /* "*argc ...": a whole command. */
 void wire_command(struct chain *out, const struct resp_slice *argv, size_t argc);
 /* A literal as a slice. */

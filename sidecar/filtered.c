@@ -1,0 +1,299 @@
+/* filtered.c - replies of the server that a client may see only in part. */
+#include "filtered.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "forward.h"
+#include "resp_read.h"
+#include "wire.h"
+
+/* --- the way of such a reply --------------------------------------------------------------------
+ */
+
+static void hand_on(struct request *r, const char *reply, size_t n, const char *error)
+{
+    if (error) {
+        request_fail(r, error);
+        return;
+    }
+    request_bytes(r, reply, n);
+    request_done(r);
+}
+
+static void on_reply(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct filter *f = (struct filter *)q;
+    struct text out = {0};
+    bool altered = f->alter(f, (struct resp_slice){reply, error ? 0 : n}, &out);
+    if (out.failed)
+        request_fail(f->request, UPSTREAM_NO_MEMORY);
+    else if (altered)
+        hand_on(f->request, out.p, out.len, NULL);
+    else if (error || (n > 0 && *reply == '-'))
+        hand_on(f->request, reply, n, error);
+    else /* as it is, it might show too much */
+        request_fail(f->request, "-NEARCACHE the upstream's reply could not be read\r\n");
+    free(out.p);
+    free(f);
+}
+
+void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_t option,
+                  const struct resp_slice *argv, size_t argc)
+{
+    struct filter *f = calloc(1, sizeof *f);
+    struct request *r = f ? request_new(c) : NULL;
+    if (!r) {
+        free(f);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+        return;
+    }
+    *f = (struct filter){.query.done = on_reply,
+                         .proxy = p,
+                         .request = r,
+                         .alter = alter,
+                         .resp = c->resp,
+                         .option = option};
+    query_send(&f->query, proxy_query_lane(p, c), argv, argc);
+}
+
+static void forward_as_it_is(struct proxy *p, struct caller *c, const struct command *command,
+                             const struct resp_slice *argv, size_t argc)
+{
+    forward_run(p, c, &(struct request_plan){.argv = argv, .argc = argc, .command = command});
+}
+
+/* --- CONFIG GET ---------------------------------------------------------------------------------
+ */
+
+static bool is_secret(struct resp_slice name)
+{
+    /* Those of Redis, and what Valkey calls them. */
+    static const char *const secrets[] = {"requirepass",
+                                          "masterauth",
+                                          "masteruser",
+                                          "primaryauth",
+                                          "primaryuser",
+                                          "tls-key-file-pass",
+                                          "tls-client-key-file-pass"};
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
+        if (resp_word_is(name, secrets[i]))
+            return true;
+    return false;
+}
+
+/* The header of a map, or of the array that stands for it in RESP2. */
+static bool read_pairs(struct resp_reader *r, uint64_t *pairs)
+{
+    size_t n;
+    if (resp_read_array(r, &n)) {
+        *pairs = n / 2;
+        return n % 2 == 0;
+    }
+    const char *digits = r->p + 1;
+    const char *stop =
+        r->end - r->p > 1 && *r->p == '%' ? resp_scan_digits(digits, r->end, pairs) : NULL;
+    if (!stop || r->end - stop < 2 || memcmp(stop, "\r\n", 2) != 0)
+        return false;
+    r->p = stop + 2;
+    return true;
+}
+
+bool filtered_config(struct resp_slice reply, unsigned resp, struct text *out)
+{
+    struct resp_reader r = {reply.data, reply.data + reply.len};
+    uint64_t pairs;
+    if (!read_pairs(&r, &pairs))
+        return false;
+    text_header(out, resp == 3 ? '%' : '*', resp == 3 ? pairs : 2 * pairs);
+    for (; pairs > 0; pairs--) {
+        struct resp_slice name, value;
+        if (!resp_read_bulk(&r, &name) || !resp_read_bulk(&r, &value))
+            return false;
+        text_bulk(out, name);
+        text_bulk(out, is_secret(name) ? (struct resp_slice){"", 0} : value);
+    }
+    return r.p == r.end;
+}
+
+static bool alter_config(const struct filter *f, struct resp_slice reply, struct text *out)
+{
+    return reply.len > 0 && filtered_config(reply, f->resp, out);
+}
+
+void filtered_config_get(struct proxy *p, struct caller *c, const struct command *command,
+                         const struct resp_slice *argv, size_t argc)
+{
+    if (p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
+        forward_as_it_is(p, c, command, argv, argc);
+    else
+        filtered_ask(p, c, alter_config, 0, argv, argc);
+}
+
+/* --- SLOWLOG GET --------------------------------------------------------------------------------
+ */
+
+/* Longest logged command: Redis' SLOWLOG_ENTRY_MAX_ARGC. */
+enum { LOGGED_MAX = 32 };
+
+struct logged {
+    struct resp_slice argv[LOGGED_MAX];
+    size_t argc;
+};
+
+static bool read_logged(struct resp_reader *r, struct logged *command)
+{
+    if (!resp_read_array(r, &command->argc) || command->argc > LOGGED_MAX)
+        return false;
+    for (size_t i = 0; i < command->argc; i++)
+        if (!resp_read_bulk(r, &command->argv[i]))
+            return false;
+    return command->argc > 0;
+}
+
+/* "... (8 more arguments)" stands for the rest of a long command. */
+static bool is_rest(const struct logged *command, size_t i)
+{
+    static const char dots[] = "... (";
+    struct resp_slice s = command->argv[i];
+    return i == LOGGED_MAX - 1 && s.len > strlen(dots) && memcmp(s.data, dots, strlen(dots)) == 0;
+}
+
+/* Where the pattern of KEYS or SCAN stands; 0: there is none. */
+static size_t pattern_of(const struct command *command, const struct logged *logged)
+{
+    if (command->id == COMMAND_ID_KEYS)
+        return logged->argc > 1 ? 1 : 0;
+    if (command->id == COMMAND_ID_SCAN)
+        for (size_t i = 2; i + 1 < logged->argc; i += 2)
+            if (resp_word_is(logged->argv[i], "match"))
+                return i + 1;
+    return 0;
+}
+
+static bool take_off(struct resp_slice prefix, struct resp_slice *s)
+{
+    if (s->len < prefix.len || memcmp(s->data, prefix.data, prefix.len) != 0)
+        return false;
+    *s = (struct resp_slice){s->data + prefix.len, s->len - prefix.len};
+    return true;
+}
+
+/* Takes the namespace off the names in a logged command. False: it has others' names, or it can't
+ * be told, as of a script without keys. */
+static bool strip_logged(const struct namespace *ns, const struct command_table *commands,
+                         struct command_keys *keys, struct logged *logged)
+{
+    const struct command *command = command_find(commands, logged->argv, logged->argc);
+    if (!command || !command_arity_ok(command, logged->argc) ||
+        command_list_keys(command, logged->argv, logged->argc, keys) != COMMAND_KEYS_OK)
+        return false;
+    size_t pattern = pattern_of(command, logged);
+    if (pattern)
+        return take_off(ns->glob, &logged->argv[pattern]);
+    if (command->keys_unknown && keys->n == 0)
+        return false;
+    for (size_t k = 0; k < keys->n; k++) {
+        size_t i = keys->v[k].arg;
+        if (!is_rest(logged, i) && !take_off(ns->prefix, &logged->argv[i]))
+            return false;
+    }
+    return true;
+}
+
+static bool skip_element(struct resp_reader *r)
+{
+    struct resp_framer framer = {0};
+    size_t used;
+    if (resp_frame(&framer, r->p, (size_t)(r->end - r->p), &used) != RESP_DONE)
+        return false;
+    r->p += used;
+    return true;
+}
+
+/* id, time, duration, command, and since Redis 4 the client's address and name. */
+struct entry {
+    size_t n;
+    struct resp_slice head, tail; /* what stands before and behind the command, as it is */
+    struct logged logged;
+};
+
+static bool read_entry(struct resp_reader *r, struct entry *e)
+{
+    if (!resp_read_array(r, &e->n) || e->n < 4)
+        return false;
+    const char *begin = r->p;
+    for (int i = 0; i < 3; i++)
+        if (!skip_element(r))
+            return false;
+    e->head = (struct resp_slice){begin, (size_t)(r->p - begin)};
+    if (!read_logged(r, &e->logged))
+        return false;
+    begin = r->p;
+    for (size_t i = 4; i < e->n; i++)
+        if (!skip_element(r))
+            return false;
+    e->tail = (struct resp_slice){begin, (size_t)(r->p - begin)};
+    return true;
+}
+
+static void append_entry(struct text *out, const struct entry *e)
+{
+    text_header(out, '*', e->n);
+    text_append(out, e->head.data, e->head.len);
+    text_header(out, '*', e->logged.argc);
+    for (size_t i = 0; i < e->logged.argc; i++)
+        text_bulk(out, e->logged.argv[i]);
+    text_append(out, e->tail.data, e->tail.len);
+}
+
+bool filtered_slowlog(const struct namespace *ns, const struct command_table *commands,
+                      struct command_keys *keys, struct resp_slice reply, int64_t count,
+                      struct text *out)
+{
+    struct resp_reader r = {reply.data, reply.data + reply.len};
+    struct text entries = {0};
+    struct entry e;
+    size_t n, shown = 0;
+    bool ok = resp_read_array(&r, &n);
+    for (; ok && n > 0 && (count < 0 || shown < (uint64_t)count); n--) {
+        ok = read_entry(&r, &e);
+        if (!ok || !strip_logged(ns, commands, keys, &e.logged))
+            continue;
+        append_entry(&entries, &e);
+        shown++;
+    }
+    text_header(out, '*', shown);
+    text_append(out, entries.p, entries.len);
+    out->failed |= entries.failed;
+    free(entries.p);
+    return ok;
+}
+
+static bool alter_slowlog(const struct filter *f, struct resp_slice reply, struct text *out)
+{
+    struct proxy *p = f->proxy;
+    return reply.len > 0 && filtered_slowlog(p->ns, p->commands, &p->keys, reply, f->option, out);
+}
+
+/* All entries are asked for: which of them are ours is not known before. */
+static void ask_slowlog(struct proxy *p, struct caller *c, const struct resp_slice *argv,
+                        size_t argc)
+{
+    int64_t count = 10;
+    if (argc > 2 && (!resp_parse_int(argv[2], &count) || count < -1)) {
+        caller_answer_error(c, "ERR count should be greater than or equal to -1");
+        return;
+    }
+    struct resp_slice all[] = {argv[0], argv[1], wire_text("-1")};
+    filtered_ask(p, c, alter_slowlog, count, all, 3);
+}
+
+void filtered_slowlog_get(struct proxy *p, struct caller *c, const struct command *command,
+                          const struct resp_slice *argv, size_t argc)
+{
+    if (p->ns->prefix.len == 0 || argc > 3) /* too many: the server has the words for it */
+        forward_as_it_is(p, c, command, argv, argc);
+    else
+        ask_slowlog(p, c, argv, argc);
+}

@@ -1,0 +1,57 @@
+/* filtered.h - replies of the server that a client may see only in part.
+ *
+ *     CONFIG GET     without the server's passwords
+ *     SLOWLOG GET    without other services' commands, keys as the client named them
+ *
+ * The whole reply is gathered, altered and handed on. (INFO, to which the proxy adds, takes the
+ * same way: local.c.)
+ */
+#ifndef NEARCACHE_FILTERED_H
+#define NEARCACHE_FILTERED_H
+
+#include "proxy.h"
+#include "query.h"
+#include "text.h"
+
+/* CONFIG GET pattern ..: all is shown where admin_commands allows it. */
+void filtered_config_get(struct proxy *p, struct caller *c, const struct command *command,
+                         const struct resp_slice *argv, size_t argc);
+/* SLOWLOG GET [count] */
+void filtered_slowlog_get(struct proxy *p, struct caller *c, const struct command *command,
+                          const struct resp_slice *argv, size_t argc);
+
+/* --- the way of such a reply --------------------------------------------------------------------
+ */
+
+struct filter;
+/* Appends to `out` what the client is to see of the server's reply (whole, in RESP2; no bytes: it
+ * could not be had). False: it is to see that reply, or error, itself. */
+typedef bool filter_alter(const struct filter *f, struct resp_slice reply, struct text *out);
+
+struct filter {
+    struct query query; /* first */
+    struct proxy *proxy;
+    struct request *request;
+    filter_alter *alter;
+    unsigned resp;  /* the client's version of the protocol when it asked */
+    int64_t option; /* alter's own */
+};
+
+/* Sends argv; the client is answered in time, or at once with an error. */
+void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_t option,
+                  const struct resp_slice *argv, size_t argc);
+
+/* --- what is altered: bytes in, bytes out ------------------------------------------------------
+ */
+
+/* CONFIG GET's reply, in either protocol, in the protocol `resp`, passwords blanked. False: it is
+ * not of that shape; what has been appended is of no use. */
+bool filtered_config(struct resp_slice reply, unsigned resp, struct text *out);
+
+/* SLOWLOG GET's: at most `count` entries (-1: all) of commands with keys of the namespace, or none.
+ * `keys` is scratch. False: as above. */
+bool filtered_slowlog(const struct namespace *ns, const struct command_table *commands,
+                      struct command_keys *keys, struct resp_slice reply, int64_t count,
+                      struct text *out);
+
+#endif

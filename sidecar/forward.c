@@ -1,0 +1,415 @@
+/* forward.c - one request to the upstream, and its reply back to the client. */
+#include "forward.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "channel.h"
+#include "notice.h"
+#include "query.h"
+#include "wire.h"
+
+enum {
+    BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back */
+    HOLD_READER_MAX = 100,     /* ms */
+};
+
+/* --- writes in the L1 ---------------------------------------------------------------------------
+ */
+
+static const uint64_t *hashes_of(const struct writes *w)
+{
+    return w->many ? w->many : &w->one;
+}
+
+/* Counts a key among those that may change. */
+static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
+{
+    uint64_t hash = l1_hash(p->l1, key.data, key.len);
+    if (w->n == 0) {
+        w->one = hash;
+        w->n = 1;
+        return true;
+    }
+    if ((w->n & (w->n - 1)) == 0) {
+        uint64_t *more = realloc(w->many, 2 * w->n * sizeof *more);
+        if (!more)
+            return false;
+        more[0] = w->many ? more[0] : w->one;
+        w->many = more;
+    }
+    w->many[w->n++] = hash;
+    return true;
+}
+
+void writes_free(struct writes *w)
+{
+    free(w->many);
+    *w = (struct writes){0};
+}
+
+/* The server's flags tell of those that have no class of their own for it: blocking pops, scripts.
+ */
+static bool may_write(const struct command *command)
+{
+    return command->class_ == COMMAND_WRITE || command->class_ == COMMAND_ADMIN ||
+           (command->class_ == COMMAND_SESSION &&
+            command->flags & (COMMAND_FLAG_WRITE | COMMAND_FLAG_MAY_REPLICATE));
+}
+
+/* A function's keys are those that it was given, and whatever else it likes. */
+static bool may_write_anything(const struct command *command, const struct command_keys *keys)
+{
+    return keys->n == 0 || command->id == COMMAND_ID_FCALL || command->class_ == COMMAND_ADMIN;
+}
+
+static bool add_keys(struct proxy *p, struct writes *w, const struct request_plan *plan)
+{
+    const struct command_keys *keys = &p->keys;
+    bool some_written = false;
+    for (size_t i = 0; i < keys->n; i++)
+        some_written |= keys->v[i].flags & COMMAND_KEY_WRITE;
+    for (size_t i = 0; i < keys->n; i++) {
+        const struct command_key *k = &keys->v[i];
+        if (k->kind == COMMAND_ARG_KEY && (!some_written || k->flags & COMMAND_KEY_WRITE) &&
+            !touch(p, w, plan->argv[k->arg]))
+            return false;
+    }
+    return true;
+}
+
+struct published {
+    struct proxy *proxy;
+    struct writes *writes;
+    bool ok;
+};
+
+static void touch_published(void *ctx, struct resp_slice key)
+{
+    struct published *pub = ctx;
+    pub->ok = pub->ok && touch(pub->proxy, pub->writes, key);
+    pub->proxy->metrics->invalidations++;
+}
+
+/* An invalidation that our own client publishes counts before it is acknowledged. */
+static bool add_published(struct proxy *p, struct writes *w, const struct request_plan *plan)
+{
+    struct published pub = {p, w, true};
+    enum notice_result result =
+        notice_read(p->ns, p->config->service, plan->argv[1], plan->argv[2], touch_published, &pub);
+    if (result == NOTICE_MALFORMED)
+        p->metrics->events_malformed++;
+    return pub.ok;
+}
+
+bool writes_add(struct proxy *p, struct writes *w, const struct request_plan *plan)
+{
+    const struct command *command = plan->command;
+    if (command->id == COMMAND_ID_PUBLISH)
+        return add_published(p, w, plan);
+    if (!may_write(command))
+        return true;
+    if (!may_write_anything(command, &p->keys))
+        return add_keys(p, w, plan);
+    w->all = true;
+    return true;
+}
+
+bool writes_begin(struct proxy *p, struct request *r, struct writes *w)
+{
+    uint32_t begun = 0;
+    while (begun < w->n && coherence_write_begin(p->coherence, hashes_of(w)[begun]))
+        begun++;
+    bool ok = begun == w->n;
+    if (ok && w->all)
+        coherence_write_all_begin(p->coherence);
+    r->writes = *w;
+    r->writes.n = begun;
+    r->writes.all = ok && w->all;
+    *w = (struct writes){0};
+    return ok;
+}
+
+static void end_writes(struct proxy *p, struct writes *w)
+{
+    for (uint32_t i = 0; i < w->n; i++)
+        coherence_write_end(p->coherence, hashes_of(w)[i]);
+    if (w->all)
+        coherence_write_all_end(p->coherence);
+    writes_free(w);
+}
+
+/* --- refusing -----------------------------------------------------------------------------------
+ */
+
+/* A transaction fails with the server's own refusal of a command that does not exist. */
+static void spoil_transaction(struct proxy *p, struct caller *c, const char *line)
+{
+    struct request *r = proxy_refused(p, c, c->lane) ? NULL : forward_expect(c, c->lane);
+    if (!r)
+        return;
+    if (!upstream_expect(c->lane, r, REPLY_IGNORED)) {
+        forward_give_up(p, r);
+        return;
+    }
+    wire_command(upstream_out(c->lane), &(struct resp_slice){"nearcache.refused", 17}, 1);
+    upstream_sent(c->lane);
+    request_bytes(r, line, strlen(line));
+}
+
+void forward_refuse(struct proxy *p, struct caller *c, const char *line)
+{
+    char error[COMMAND_ERROR_MAX + 8];
+    if (!c->in_multi) {
+        caller_answer_error(c, line);
+        return;
+    }
+    snprintf(error, sizeof error - 2, "-%s", line);
+    for (char *at = error; *at; at++)
+        if (*at == '\r' || *at == '\n')
+            *at = ' ';
+    memcpy(error + strlen(error), "\r\n", 3);
+    spoil_transaction(p, c, error);
+}
+
+/* --- sending ------------------------------------------------------------------------------------
+ */
+
+/* Argument i, if the command is about channels and it is one. */
+static bool is_channel(const struct command *command, size_t i)
+{
+    if (command->channels == COMMAND_CHANNELS_FIRST)
+        return i == 1;
+    return command->channels && i >= (strchr(command->name, '|') ? 2 : 1);
+}
+
+static void append_channel(struct proxy *p, struct chain *out, const struct command *command,
+                           struct resp_slice name)
+{
+    bool pattern = command->channels == COMMAND_CHANNELS_PATTERNS;
+    struct channel_name full = channel_out(p->ns, p->config->channels_namespace, name, pattern);
+    wire_bulk3(out, full.head, full.prefix, full.tail);
+}
+
+size_t forward_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
+                      const struct command_keys *keys)
+{
+    size_t before = out->len, k = 0;
+    wire_header(out, '*', plan->argc);
+    for (size_t i = 0; i < plan->argc; i++) {
+        if (k < keys->n && keys->v[k].arg == i) {
+            wire_bulk2(out, p->ns->prefix, plan->argv[i]);
+            k++;
+        } else if (is_channel(plan->command, i)) {
+            append_channel(p, out, plan->command, plan->argv[i]);
+        } else {
+            wire_bulk(out, plan->argv[i]);
+        }
+    }
+    return out->len - before;
+}
+
+struct request *forward_expect(struct caller *c, struct upstream_conn *uc)
+{
+    struct request *r = request_new(c);
+    if (!r) {
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+        return NULL;
+    }
+    r->source = uc;
+    return r;
+}
+
+void forward_give_up(struct proxy *p, struct request *r)
+{
+    forward_lost(p, r, UPSTREAM_NO_MEMORY);
+}
+
+bool forward_strip(struct proxy *p, struct request *r, enum resp_keys kind)
+{
+    if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0)
+        return true;
+    r->rewriter = resp_rewriter_new(kind, p->ns->prefix);
+    return r->rewriter != NULL;
+}
+
+enum resp_keys forward_keys_in_reply(const struct proxy *p, const struct command *command)
+{
+    bool plain = command->channels && !p->config->channels_namespace;
+    return plain ? RESP_KEYS_NONE : command->keys_in_reply;
+}
+
+void forward_sent(struct request *r, size_t bytes)
+{
+    r->cost = bytes;
+    r->caller->owed_bytes += bytes;
+    upstream_sent(r->source);
+}
+
+struct request *forward_send(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                             struct upstream_conn *uc)
+{
+    struct writes writes = {0};
+    struct request *r = forward_expect(c, uc);
+    if (!r)
+        return NULL;
+    bool ok = forward_strip(p, r, forward_keys_in_reply(p, plan->command)) && writes_add(p, &writes, plan) &&
+              writes_begin(p, r, &writes) && upstream_expect(uc, r, REPLY_FORWARD);
+    if (!ok) {
+        writes_free(&writes);
+        forward_give_up(p, r);
+        return NULL;
+    }
+    forward_sent(r, forward_append(p, upstream_out(uc), plan, &p->keys));
+    return r;
+}
+
+bool forward_list_keys(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    enum command_keys_status status =
+        command_list_keys(plan->command, plan->argv, plan->argc, &p->keys);
+    if (status == COMMAND_KEYS_NO_MEMORY) {
+        forward_refuse(p, c, "NEARCACHE out of memory");
+        return false;
+    }
+    if (status == COMMAND_KEYS_REFUSE && p->ns->prefix.len) {
+        forward_refuse(p, c,
+                       "NOPERM this command's keys can't be told from its arguments, so that it "
+                       "can't be kept within the namespace");
+        return false;
+    }
+    bool patterns = false;
+    for (size_t i = 0; i < p->keys.n; i++)
+        patterns |= p->keys.v[i].kind == COMMAND_ARG_PATTERN;
+    if (patterns && !namespace_sortable(p->ns)) {
+        forward_refuse(p, c, "ERR BY and GET patterns don't work in a namespace with a '*'");
+        return false;
+    }
+    return true;
+}
+
+void forward_run(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (forward_list_keys(p, c, plan) && !proxy_refused(p, c, uc))
+        (void)forward_send(p, c, plan, uc);
+}
+
+struct request *forward_alone(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                              struct upstream_conn *uc)
+{
+    struct request *r = NULL;
+    if (forward_list_keys(p, c, plan) && !proxy_refused(p, c, uc))
+        r = forward_send(p, c, plan, uc);
+    if (r)
+        r->exclusive = c->exclusive = true;
+    return r;
+}
+
+/* --- replies ------------------------------------------------------------------------------------
+ */
+
+void forward_kick(struct proxy *p, struct caller *c, const char *why)
+{
+    char id[24];
+    p->metrics->clients_dropped++;
+    log_write(p->log, LOG_WARN, "client_dropped", "id", log_number(id, c->id), "why", why, NULL);
+    c->kill = true;
+    c->progress(c);
+}
+
+/* Once for a while: who has not read what he was sent by then reads nothing, and is buffered. */
+static bool may_hold(const struct proxy *p, struct caller *c)
+{
+    uint64_t now = loop_now(p->loop);
+    if (c->held_since == 0)
+        c->held_since = now;
+    return now - c->held_since < HOLD_READER_MAX;
+}
+
+/* A reader that does not keep up: first its reply is held back, then buffered, then it has to go.
+ */
+void forward_watch_backlog(struct proxy *p, struct request *r)
+{
+    struct caller *c = r->caller;
+    if (!c || caller_unread(c) <= BACKLOG_SLOW)
+        return;
+    if (caller_unread(c) > p->config->client_max_output)
+        forward_kick(p, c, "its unread replies exceed client.max_output");
+    else if (r->source && c->head == r && conn_out(c->conn)->len > BACKLOG_SLOW && may_hold(p, c))
+        (void)upstream_hold(r->source);
+}
+
+static void emit(void *ctx, const char *p, size_t n)
+{
+    request_bytes(ctx, p, n);
+}
+
+void forward_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
+{
+    if (!r->rewriter) {
+        request_bytes(r, bytes, n);
+    } else {
+        size_t used = 0;
+        if (resp_rewrite(r->rewriter, bytes, n, &used, emit, r) == RESP_BAD && r->caller)
+            forward_kick(p, r->caller, "the upstream's reply could not be rewritten");
+    }
+    forward_watch_backlog(p, r);
+}
+
+static void end_patience(struct request *r)
+{
+    r->patient = false;
+    upstream_patience(r->source, -1);
+    if (r->caller)
+        r->caller->state.blocking--;
+}
+
+void forward_end(struct proxy *p, struct request *r)
+{
+    end_writes(p, &r->writes);
+    resp_rewriter_free(r->rewriter);
+    r->rewriter = NULL;
+    if (r->source)
+        upstream_release(r->source);
+    if (r->patient)
+        end_patience(r);
+    if (!r->caller)
+        p->metrics->replies_dropped++;
+}
+
+/* A shared connection is one database's; a private one changes with its client. */
+void forward_select_db(struct upstream_conn *uc, struct caller *c, uint32_t db)
+{
+    if (!c)
+        return;
+    c->db = db;
+    if (c->lane == uc)
+        upstream_set_db(uc, db);
+}
+
+void forward_done(struct proxy *p, struct request *r, char type)
+{
+    forward_end(p, r);
+    if (r->select_db && type == '+')
+        forward_select_db(r->source, r->caller, r->db);
+    request_done(r);
+}
+
+void forward_lost(struct proxy *p, struct request *r, const char *error)
+{
+    forward_end(p, r);
+    p->metrics->upstream_errors++;
+    request_fail(r, error);
+}
+
+
+void forward_client_drained(struct caller *c)
+{
+    c->held_since = 0;
+    if (c->lane)
+        upstream_release(c->lane);
+    else if (c->head && c->head->source)
+        upstream_release(c->head->source);
+}

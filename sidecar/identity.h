@@ -1,0 +1,33 @@
+/* identity.h - who a client is: AUTH, HELLO, ACL WHOAMI, and what RESET takes away.
+ *
+ * Clients are checked against auth.user and auth.password where these are set; else nobody has to
+ * authenticate, but who does is checked against the credentials that the proxy itself has at the
+ * upstream. Either way there is one user, as if it were Redis' only one.
+ */
+#ifndef NEARCACHE_IDENTITY_H
+#define NEARCACHE_IDENTITY_H
+
+#include "proxy.h"
+
+/* Whether a client has to authenticate before anything else. */
+bool identity_auth_required(const struct proxy *p);
+/* The name of the one user: "default" unless the configuration has another. */
+const char *identity_user(const struct proxy *p);
+
+/* AUTH [user] password */
+void identity_auth(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc);
+/* HELLO [protover [AUTH user password] [SETNAME name]]: sets caller.resp. */
+void identity_hello(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc);
+/* ACL WHOAMI */
+void identity_whoami(struct proxy *p, struct caller *c);
+
+/* Gives the client a name, or none when it is empty. False: it has been answered with an error. */
+__attribute__((warn_unused_result)) bool identity_set_name(struct caller *c,
+                                                           struct resp_slice name);
+/* As Redis' validateClientName: no spaces, no control characters. */
+bool identity_is_name(struct resp_slice name);
+
+/* RESET: the client is as it was when it connected, but for its session. Answers nothing. */
+void identity_reset(struct proxy *p, struct caller *c);
+
+#endif

@@ -1,0 +1,375 @@
+/* reads.c - GET and MGET: from the L1, or from the upstream and into the L1. */
+#include "reads.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "query.h"
+#include "wire.h"
+
+/* --- GET ----------------------------------------------------------------------------------------
+ */
+
+static void append_hit(struct chain *out, const struct l1_hit *hit)
+{
+    /* A copy is cheaper than an iovec below this; measured, see DESIGN section 3. */
+    if (hit->len < 16 * 1024)
+        chain_append(out, hit->reply, hit->len);
+    else
+        chain_append_borrowed(out, hit->reply, hit->len);
+}
+
+static void answer_hit(struct caller *c, const struct l1_hit *hit)
+{
+    append_hit(caller_reply(c), hit);
+    if (c->head)
+        chain_own(&c->tail->body); /* it may wait for longer than the entry lives */
+    caller_replied(c);
+}
+
+static bool wait_for(struct caller *c, struct fill *f)
+{
+    struct request *r = request_new(c);
+    if (!r)
+        return false;
+    struct request **waiters = (struct request **)coherence_fill_waiters(f);
+    r->next_waiter = *waiters;
+    *waiters = r;
+    return true;
+}
+
+static void append_pttl(struct chain *out, const struct namespace *ns, struct resp_slice key)
+{
+    wire_header(out, '*', 2);
+    wire_bulk(out, wire_text("PTTL"));
+    wire_bulk2(out, ns->prefix, key);
+}
+
+/* GET and PTTL leave together, so that the entry can't outlive its key. */
+static void send_fill(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                      struct fill *f, struct upstream_conn *uc)
+{
+    uint64_t now = loop_now(p->loop);
+    if (!wait_for(c, f)) {
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+        coherence_fill_value_end(p->coherence, f, false, now);
+        coherence_fill_ttl_end(p->coherence, f, false, now);
+        return;
+    }
+    struct request *r = *coherence_fill_waiters(f);
+    r->source = uc;
+    if (!upstream_expect(uc, f, REPLY_FILL_VALUE)) {
+        reads_fill_end(p, f, false, UPSTREAM_NO_MEMORY);
+        coherence_fill_ttl_end(p->coherence, f, false, now);
+        return;
+    }
+    struct chain *out = upstream_out(uc);
+    r->cost = forward_append(p, out, plan,
+                             &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
+    c->owed_bytes += r->cost;
+    if (upstream_expect(uc, f, REPLY_FILL_TTL))
+        append_pttl(out, p->ns, plan->argv[1]);
+    else
+        coherence_fill_ttl_end(p->coherence, f, false, now);
+    upstream_sent(uc);
+}
+
+void reads_get(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    uint64_t now = loop_now(p->loop);
+    struct l1_view view = proxy_get_view(c, plan->argv[1], plan->hash);
+    struct l1_hit hit;
+    if (coherence_lookup(p->coherence, &view, now, &hit)) {
+        p->metrics->hits++;
+        answer_hit(c, &hit);
+        return;
+    }
+    p->metrics->misses++;
+    struct fill *f = coherence_join(p->coherence, &view, c->resp);
+    if (f && wait_for(c, f)) {
+        p->metrics->coalesced++;
+        return;
+    }
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (proxy_refused(p, c, uc))
+        return;
+    f = coherence_begin_fill(p->coherence, &view, c->resp, now);
+    if (f)
+        send_fill(p, c, plan, f, uc);
+    else
+        forward_run(p, c, plan);
+}
+
+/* --- MGET: hits from the L1, one MGET for the rest, put together in order -----------------------
+ */
+
+struct slot {
+    bool missing;
+    struct fill *fill; /* of a missing one, or NULL */
+    size_t at, len;    /* a hit's reply in `hits` */
+};
+
+struct mget {
+    size_t n, at; /* slots; the one whose reply comes next */
+    size_t n_missing;
+    struct slot *slots;
+    struct chain hits; /* their replies, in order */
+    bool in_elements, is_error;
+    size_t header_len;
+    char header[RESP_HEADER_MAX];
+    struct resp_framer element;
+};
+
+static void mget_free(struct mget *m)
+{
+    if (!m)
+        return;
+    chain_clear(&m->hits);
+    free(m->slots);
+    free(m);
+}
+
+static struct mget *mget_new(struct proxy *p, size_t n)
+{
+    struct mget *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->n = n;
+    m->slots = calloc(n, sizeof *m->slots);
+    chain_init(&m->hits, &p->loop->pool);
+    if (m->slots)
+        return m;
+    free(m);
+    return NULL;
+}
+
+static void mget_look_up(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                         struct mget *m)
+{
+    enum { AHEAD = 32 };
+    uint64_t hashes[AHEAD], now = loop_now(p->loop);
+    for (size_t first = 0; first < m->n; first += AHEAD) {
+        size_t n = m->n - first < AHEAD ? m->n - first : AHEAD;
+        for (size_t i = 0; i < n; i++) {
+            struct resp_slice key = plan->argv[1 + first + i];
+            hashes[i] = l1_hash(p->l1, key.data, key.len);
+            l1_prefetch_bucket(p->l1, hashes[i]);
+        }
+        for (size_t i = 0; i < n; i++)
+            l1_prefetch_entry(p->l1, hashes[i]);
+        for (size_t i = 0; i < n; i++) {
+            struct slot *s = &m->slots[first + i];
+            struct l1_view view = proxy_get_view(c, plan->argv[1 + first + i], hashes[i]);
+            struct l1_hit hit;
+            if (coherence_lookup(p->coherence, &view, now, &hit)) {
+                s->at = m->hits.len;
+                s->len = hit.len;
+                chain_append(&m->hits, hit.reply, hit.len);
+                continue;
+            }
+            s->missing = true;
+            m->n_missing++;
+        }
+    }
+    p->metrics->hits += m->n - m->n_missing;
+    p->metrics->misses += m->n_missing;
+}
+
+/* Hits up to the next missing slot go out. */
+static void mget_emit_hits(struct request *r, struct mget *m)
+{
+    size_t bytes = 0;
+    for (; m->at < m->n && !m->slots[m->at].missing; m->at++)
+        bytes += m->slots[m->at].len;
+    while (bytes) {
+        struct iovec iov;
+        int some = chain_iov(&m->hits, &iov, 1);
+        assert(some == 1);
+        size_t n = iov.iov_len < bytes ? iov.iov_len : bytes;
+        request_bytes(r, iov.iov_base, n);
+        chain_consume(&m->hits, n);
+        bytes -= n;
+    }
+}
+
+static void mget_begin_fills(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                             struct mget *m)
+{
+    uint64_t now = loop_now(p->loop);
+    for (size_t i = 0; i < m->n; i++) {
+        struct resp_slice key = plan->argv[1 + i];
+        if (!m->slots[i].missing)
+            continue;
+        struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
+        m->slots[i].fill = coherence_begin_fill(p->coherence, &view, c->resp, now);
+        if (m->slots[i]
+                .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
+            coherence_fill_value(p->coherence, m->slots[i].fill, "", 0);
+    }
+}
+
+static void mget_send(struct proxy *p, const struct request_plan *plan, struct request *r,
+                      struct upstream_conn *uc)
+{
+    struct mget *m = r->mget;
+    struct chain *out = upstream_out(uc);
+    size_t before = out->len;
+    wire_header(out, '*', 1 + m->n_missing);
+    wire_bulk(out, plan->argv[0]);
+    for (size_t i = 0; i < m->n; i++)
+        if (m->slots[i].missing)
+            wire_bulk2(out, p->ns->prefix, plan->argv[1 + i]);
+    r->cost = out->len - before;
+    r->caller->owed_bytes += r->cost;
+    for (size_t i = 0; i < m->n; i++) {
+        if (!m->slots[i].fill)
+            continue;
+        if (upstream_expect(uc, m->slots[i].fill, REPLY_FILL_TTL))
+            append_pttl(out, p->ns, plan->argv[1 + i]);
+        else
+            coherence_fill_ttl_end(p->coherence, m->slots[i].fill, false, loop_now(p->loop));
+    }
+    upstream_sent(uc);
+}
+
+static void mget_answer(struct caller *c, struct mget *m)
+{
+    struct chain *out = caller_reply(c);
+    wire_header(out, '*', m->n);
+    chain_move(out, &m->hits);
+    caller_replied(c);
+    mget_free(m);
+}
+
+void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    bool serving = coherence_serving(p->coherence, loop_now(p->loop)) && p->config->l1_max_memory;
+    struct mget *m = serving ? mget_new(p, plan->argc - 1) : NULL;
+    if (!m) {
+        p->metrics->misses += plan->argc - 1;
+        forward_run(p, c, plan);
+        return;
+    }
+    mget_look_up(p, c, plan, m);
+    if (m->n_missing == 0) {
+        mget_answer(c, m);
+        return;
+    }
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
+    if (!r || !upstream_expect(uc, r, REPLY_MERGE)) {
+        mget_free(m);
+        if (r)
+            forward_give_up(p, r);
+        return;
+    }
+    r->mget = m;
+    mget_begin_fills(p, c, plan, m);
+    mget_send(p, plan, r, uc);
+}
+
+static void mget_element_end(struct proxy *p, struct mget *m, bool keep)
+{
+    struct fill *f = m->slots[m->at].fill;
+    if (f)
+        coherence_fill_value_end(p->coherence, f, keep, loop_now(p->loop));
+    m->at++;
+}
+
+static void mget_elements(struct proxy *p, struct request *r, const char *p0, size_t n)
+{
+    struct mget *m = r->mget;
+    while (n > 0 && m->at < m->n) {
+        size_t used = 0;
+        enum resp_status status = resp_frame(&m->element, p0, n, &used);
+        struct fill *f = m->slots[m->at].fill;
+        request_bytes(r, p0, used);
+        if (f)
+            coherence_fill_value(p->coherence, f, p0, used);
+        if (status == RESP_DONE) {
+            mget_element_end(p, m, m->element.type == '$');
+            mget_emit_hits(r, m);
+        }
+        p0 += used;
+        n -= used;
+    }
+}
+
+/* The header line "*<missing>\r\n" is replaced by our own; an error passes as it is. */
+void reads_merge_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
+{
+    struct mget *m = r->mget;
+    while (n > 0 && !m->in_elements && !m->is_error) {
+        m->is_error = m->header_len == 0 && *bytes != '*';
+        if (m->is_error)
+            break;
+        m->header[m->header_len++ % sizeof m->header] = *bytes;
+        m->in_elements = *bytes == '\n';
+        bytes++;
+        n--;
+        if (m->in_elements) {
+            char ours[RESP_HEADER_MAX];
+            request_bytes(r, ours, (size_t)(resp_put_header(ours, '*', m->n) - ours));
+            mget_emit_hits(r, m);
+        }
+    }
+    if (m->is_error)
+        request_bytes(r, bytes, n);
+    else if (n > 0)
+        mget_elements(p, r, bytes, n);
+    forward_watch_backlog(p, r);
+}
+
+/* Ends the fills whose value has not come. True if the reply was whole (or a whole error). */
+static bool mget_close(struct proxy *p, struct request *r)
+{
+    struct mget *m = r->mget;
+    bool whole = m->is_error || m->at == m->n;
+    for (; m->at < m->n; m->at++)
+        if (m->slots[m->at].fill)
+            coherence_fill_value_end(p->coherence, m->slots[m->at].fill, false, loop_now(p->loop));
+    mget_free(m);
+    r->mget = NULL;
+    return whole;
+}
+
+/* --- replies ------------------------------------------------------------------------------------
+ */
+
+void reads_fill_bytes(struct proxy *p, struct fill *f, const char *bytes, size_t n)
+{
+    coherence_fill_value(p->coherence, f, bytes, n);
+    struct request *next;
+    for (struct request *r = *coherence_fill_waiters(f); r; r = next) {
+        next = r->next_waiter; /* a kicked client may take r with it */
+        request_bytes(r, bytes, n);
+        forward_watch_backlog(p, r);
+    }
+}
+
+void reads_fill_end(struct proxy *p, struct fill *f, bool keep, const char *error)
+{
+    struct request *waiters = *coherence_fill_waiters(f);
+    *coherence_fill_waiters(f) = NULL;
+    coherence_fill_value_end(p->coherence, f, keep, loop_now(p->loop));
+    while (waiters) {
+        struct request *r = waiters;
+        waiters = r->next_waiter;
+        if (error)
+            forward_lost(p, r, error);
+        else
+            forward_done(p, r, '$');
+    }
+}
+
+
+void reads_merge_end(struct proxy *p, struct request *r, char type, const char *error)
+{
+    bool whole = mget_close(p, r);
+    if (!error && !whole)
+        error = "-NEARCACHE the upstream's MGET reply was short\r\n";
+    if (error)
+        forward_lost(p, r, error);
+    else
+        forward_done(p, r, type);
+}

@@ -1,0 +1,213 @@
+/* transaction.c - the commands that a client has queued with MULTI, and the reply to its EXEC. */
+#include "transaction.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wire.h"
+
+/* What becomes of one element of EXEC's reply. */
+struct queued {
+    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL } what;
+    enum resp_keys keys_in_reply;
+    uint32_t db;
+    const struct command *command; /* ELEMENT_LOCAL */
+    struct resp_slice *argv;       /* owned, as one piece of memory */
+    size_t argc;
+};
+
+struct transaction {
+    struct queued *v;
+    size_t n, cap;
+    struct writes writes;
+
+    /* The reply. */
+    enum { IN_HEADER, IN_ELEMENTS, PASSING } phase;
+    char header[RESP_HEADER_MAX];
+    size_t header_len;
+    size_t at; /* the element at hand */
+    struct resp_framer framer;
+    struct resp_rewriter *rewriter; /* of the element at hand, if it needs one */
+};
+
+struct transaction *transaction_new(void)
+{
+    return calloc(1, sizeof(struct transaction));
+}
+
+void transaction_free(struct transaction *t)
+{
+    if (!t)
+        return;
+    for (size_t i = 0; i < t->n; i++)
+        free(t->v[i].argv);
+    free(t->v);
+    writes_free(&t->writes);
+    resp_rewriter_free(t->rewriter);
+    free(t);
+}
+
+struct writes *transaction_writes(struct transaction *t)
+{
+    return &t->writes;
+}
+
+/* --- queueing -----------------------------------------------------------------------------------
+ */
+
+static bool add(struct transaction *t, struct queued q)
+{
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? 2 * t->cap : 16;
+        struct queued *more = realloc(t->v, cap * sizeof *more);
+        if (!more)
+            return false;
+        t->v = more;
+        t->cap = cap;
+    }
+    t->v[t->n++] = q;
+    return true;
+}
+
+bool transaction_add(struct transaction *t, enum resp_keys keys_in_reply)
+{
+    return add(t, (struct queued){.what = ELEMENT, .keys_in_reply = keys_in_reply});
+}
+
+bool transaction_add_select(struct transaction *t, uint32_t db)
+{
+    return add(t, (struct queued){.what = ELEMENT_SELECT, .db = db});
+}
+
+static struct resp_slice *copy_argv(const struct request_plan *plan)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < plan->argc; i++)
+        bytes += plan->argv[i].len;
+    struct resp_slice *argv = malloc(plan->argc * sizeof *argv + bytes);
+    char *text = argv ? (char *)(argv + plan->argc) : NULL;
+    for (size_t i = 0; argv && i < plan->argc; i++) {
+        argv[i] = (struct resp_slice){text, plan->argv[i].len};
+        if (argv[i].len)
+            memcpy(text, plan->argv[i].data, argv[i].len);
+        text += argv[i].len;
+    }
+    return argv;
+}
+
+bool transaction_add_local(struct transaction *t, const struct request_plan *plan)
+{
+    struct queued q = {.what = ELEMENT_LOCAL,
+                       .command = plan->command,
+                       .argv = copy_argv(plan),
+                       .argc = plan->argc};
+    if (q.argv && add(t, q))
+        return true;
+    free(q.argv);
+    return false;
+}
+
+/* --- EXEC's reply -------------------------------------------------------------------------------
+ */
+
+struct reply {
+    struct proxy *proxy;
+    struct request *request;
+    struct transaction *t;
+    transaction_run *run;
+};
+
+static void emit(void *ctx, const char *p, size_t n)
+{
+    request_bytes(ctx, p, n);
+}
+
+/* Its answer is caught and put where the stand-in's was. */
+static void answer_here(const struct reply *re, const struct queued *q)
+{
+    struct caller *c = re->request->caller;
+    struct chain answer;
+    struct iovec piece;
+    if (!c)
+        return;
+    chain_init(&answer, &c->loop->pool);
+    c->capture = &answer;
+    re->run(re->proxy, c,
+            &(struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command});
+    c->capture = NULL;
+    while (chain_iov(&answer, &piece, 1) == 1) {
+        request_bytes(re->request, piece.iov_base, piece.iov_len);
+        chain_consume(&answer, piece.iov_len);
+    }
+    chain_clear(&answer);
+}
+
+static void end_element(const struct reply *re, const struct queued *q, char type)
+{
+    struct caller *c = re->request->caller;
+    resp_rewriter_free(re->t->rewriter);
+    re->t->rewriter = NULL;
+    re->t->at++;
+    if (q->what == ELEMENT_LOCAL)
+        answer_here(re, q);
+    else if (q->what == ELEMENT_SELECT && type == '+' && c)
+        forward_select_db(re->request->source, c, q->db);
+}
+
+/* Takes bytes of the element at hand. */
+static size_t take_element(const struct reply *re, const struct queued *q, const char *p, size_t n)
+{
+    struct transaction *t = re->t;
+    size_t used = 0;
+    enum resp_status status;
+    if (q->keys_in_reply != RESP_KEYS_NONE && !t->rewriter)
+        t->rewriter = resp_rewriter_new(q->keys_in_reply, re->proxy->ns->prefix);
+    if (t->rewriter) {
+        status = resp_rewrite(t->rewriter, p, n, &used, emit, re->request);
+    } else {
+        status = resp_frame(&t->framer, p, n, &used);
+        if (q->what != ELEMENT_LOCAL)
+            request_bytes(re->request, p, used);
+    }
+    assert(status != RESP_BAD); /* it is part of what was framed before */
+    if (status == RESP_DONE)
+        end_element(re, q, t->framer.type);
+    return used;
+}
+
+/* "*3\r\n": elements follow, if they are as many as were queued. Anything else passes. */
+static void end_header(struct reply *re)
+{
+    struct transaction *t = re->t;
+    int64_t n = -1;
+    bool counted = t->header[0] == '*' && t->header_len > 3 &&
+                   resp_parse_int((struct resp_slice){t->header + 1, t->header_len - 3}, &n);
+    t->phase = counted && n == (int64_t)t->n ? IN_ELEMENTS : PASSING;
+    request_bytes(re->request, t->header, t->header_len);
+}
+
+static size_t take_header(struct reply *re, const char *p, size_t n)
+{
+    struct transaction *t = re->t;
+    size_t used = 0;
+    while (used < n && t->phase == IN_HEADER) {
+        t->header[t->header_len++] = p[used++];
+        if (t->header[0] != '*' || t->header[t->header_len - 1] == '\n' ||
+            t->header_len == sizeof t->header)
+            end_header(re);
+    }
+    return used;
+}
+
+void transaction_reply(struct proxy *p, struct request *r, transaction_run *run, const char *bytes,
+                       size_t n)
+{
+    struct reply re = {p, r, r->transaction, run};
+    struct transaction *t = re.t;
+    size_t at = take_header(&re, bytes, n);
+    while (at < n && t->phase == IN_ELEMENTS && t->at < t->n)
+        at += take_element(&re, &t->v[t->at], bytes + at, n - at);
+    if (at < n)
+        request_bytes(r, bytes + at, n - at);
+}

@@ -1,0 +1,31 @@
+/* transaction.h - the commands that a client has queued with MULTI, and the reply to its EXEC.
+ *
+ * Each element of EXEC's array is treated as the reply that its command would have had: key names
+ * are un-prefixed, what the proxy answers itself takes the place of a stand-in.
+ */
+#ifndef NEARCACHE_TRANSACTION_H
+#define NEARCACHE_TRANSACTION_H
+
+#include "forward.h"
+
+/* NULL: out of memory. */
+struct transaction *transaction_new(void);
+void transaction_free(struct transaction *t);
+/* All keys that its commands may change, as far as they are queued. */
+struct writes *transaction_writes(struct transaction *t);
+
+/* Each adds the next element. False: out of memory. */
+__attribute__((warn_unused_result)) bool transaction_add(struct transaction *t,
+                                                         enum resp_keys keys_in_reply);
+/* A SELECT: its +OK makes `db` the client's database. */
+__attribute__((warn_unused_result)) bool transaction_add_select(struct transaction *t, uint32_t db);
+/* A command that is to be run here when its turn has come; its arguments are copied. */
+__attribute__((warn_unused_result)) bool
+transaction_add_local(struct transaction *t, const struct request_plan *plan);
+
+/* Part of EXEC's reply, for r->transaction; local commands are run with `run`. */
+typedef void transaction_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
+void transaction_reply(struct proxy *p, struct request *r, transaction_run *run, const char *bytes,
+                       size_t n);
+
+#endif
