@@ -49,13 +49,12 @@ void writes_free(struct writes *w)
     *w = (struct writes){0};
 }
 
-/* The server's flags tell of those that have no class of their own for it: blocking pops, scripts.
- */
+/* Blocking pops and scripts have a class that tells nothing of it. */
 static bool may_write(const struct command *command)
 {
     return command->class_ == COMMAND_WRITE || command->class_ == COMMAND_ADMIN ||
            (command->class_ == COMMAND_SESSION &&
-            command->flags & (COMMAND_FLAG_WRITE | COMMAND_FLAG_MAY_REPLICATE));
+            (command->flags & COMMAND_FLAG_WRITE || command->keys_unknown));
 }
 
 /* A function's keys are those that it was given, and whatever else it likes. */

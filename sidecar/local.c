@@ -16,11 +16,6 @@
 
 enum { CREDIT_PER_HIT = 8 }; /* of the L1's use counter, which forgets: l1.h */
 
-bool local_auth_required(const struct proxy *p)
-{
-    return identity_auth_required(p);
-}
-
 /* --- INFO ---------------------------------------------------------------------------------------
  */
 

@@ -10,7 +10,4 @@
 void local_run(struct proxy *p, struct caller *c, const struct command *command,
                const struct resp_slice *argv, size_t argc);
 
-/* Whether a client has to authenticate before anything else. */
-bool local_auth_required(const struct proxy *p);
-
 #endif

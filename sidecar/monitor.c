@@ -84,10 +84,12 @@ void monitor_quote_command(struct text *t, const struct command *command,
 }
 
 /* Redis writes the line when the command has run: SELECT's has the new database. */
-static uint32_t database(const struct caller *c, const struct command *command,
-                         const struct resp_slice *argv, size_t argc)
+static uint32_t database(const struct proxy *p, const struct caller *c,
+                         const struct command *command, const struct resp_slice *argv, size_t argc)
 {
     int64_t db;
+    if (command->id == COMMAND_ID_RESET)
+        return p->address->db;
     bool selects = command->id == COMMAND_ID_SELECT && argc == 2 && resp_parse_int(argv[1], &db) &&
                    db >= 0 && db <= INT32_MAX;
     return selects ? (uint32_t)db : c->db;
@@ -123,7 +125,7 @@ void monitor_feed(struct proxy *p, struct caller *c, const struct command *comma
     struct text line = {0};
     gettimeofday(&now, NULL);
     text_say(&line, "+%ld.%06ld [%u ", (long)now.tv_sec, (long)now.tv_usec,
-             (unsigned)database(c, command, argv, argc));
+             (unsigned)database(p, c, command, argv, argc));
     say_address(&line, c);
     text_append(&line, "] ", 2);
     monitor_quote_command(&line, command, argv, argc);

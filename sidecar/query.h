@@ -11,6 +11,7 @@ enum reply_tag {
     REPLY_FILL_TTL,   /* struct fill: how long it may be kept */
     REPLY_MERGE,      /* struct request: the missing part of an MGET */
     REPLY_QUERY,      /* struct query */
+    REPLY_PING,       /* struct request: hand it on, or what is kept in `after` if it never comes */
     REPLY_SUBSCRIBE,  /* struct request: nothing but an error; messages tell the rest */
     REPLY_EXEC,       /* struct request: each element as its command asks for */
     REPLY_IGNORED,    /* struct request, or NULL: only its end counts */

@@ -11,6 +11,7 @@
 #include "reads.h"
 #include "scoped.h"
 #include "session.h"
+#include "wire.h"
 
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
@@ -62,10 +63,19 @@ static void end_switch(struct proxy *p, struct request *r, const char *error)
     end_ignored(p, r, error);
 }
 
+/* Without a server the proxy answers for itself. */
+static void end_ping(struct proxy *p, struct request *r, const char *error)
+{
+    if (!error || r->begun)
+        chain_clear(&r->after);
+    end_ignored(p, r, r->begun ? error : NULL);
+}
+
 static void on_bytes(void *ctx, void *owner, unsigned tag, const char *bytes, size_t n)
 {
     switch ((enum reply_tag)tag) {
     case REPLY_FORWARD:
+    case REPLY_PING:
     case REPLY_SUBSCRIBE:
         forward_bytes(ctx, owner, bytes, n);
         break;
@@ -114,6 +124,9 @@ static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const 
             query_lost(owner, error);
         else
             query_done(owner);
+        break;
+    case REPLY_PING:
+        end_ping(p, owner, error);
         break;
     case REPLY_SUBSCRIBE:
         session_subscribe_end(p, owner, type, error);
@@ -187,6 +200,34 @@ static void run_all_channels(struct proxy *p, struct caller *c, const struct req
                 &(struct request_plan){.argv = argv, .argc = 3, .command = plan->command});
 }
 
+static void append_pong(struct chain *out, const struct request_plan *plan)
+{
+    if (plan->argc > 1)
+        wire_bulk(out, plan->argv[1]);
+    else
+        chain_append(out, "+PONG\r\n", 7);
+}
+
+/* PING and ECHO ask how Redis is (BUSY, LOADING ...); where there is none, whether we are. */
+static void run_ping(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (!uc || upstream_refusal(uc)) {
+        append_pong(caller_reply(c), plan);
+        caller_replied(c);
+        return;
+    }
+    struct request *r = forward_expect(c, uc);
+    if (!r)
+        return;
+    if (!upstream_expect(uc, r, REPLY_PING)) {
+        forward_give_up(p, r);
+        return;
+    }
+    append_pong(&r->after, plan);
+    forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
+}
+
 /* While it has a session a client reads where it watches or is tracked, past the L1. */
 static enum request_outcome run_read(struct proxy *p, struct caller *c,
                                      const struct request_plan *plan)
@@ -196,6 +237,8 @@ static enum request_outcome run_read(struct proxy *p, struct caller *c,
         reads_get(p, c, plan);
     else if (id == COMMAND_ID_MGET && !c->lane)
         reads_mget(p, c, plan);
+    else if ((id == COMMAND_ID_PING || id == COMMAND_ID_ECHO) && plan->argc <= 2 && !c->lane)
+        run_ping(p, c, plan);
     else if ((id == COMMAND_ID_PUBSUB_CHANNELS || id == COMMAND_ID_PUBSUB_SHARDCHANNELS) &&
              plan->argc == 2)
         run_all_channels(p, c, plan);

@@ -209,6 +209,7 @@ RULES = {
     "hrandfield": (shape, RANDOM),
     "zrandmember": (shape, RANDOM),
     "vrandmember": (shape, RANDOM),
+    "vinfo": (numbers, "levels of nodes are random"),
     "vlinks": (shape, "levels of nodes are random"),
     "randomkey": (shape, RANDOM),
     "acl|genpass": (lambda node: len(node[1]), RANDOM),

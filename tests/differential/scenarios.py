@@ -407,6 +407,9 @@ def tracking(maker):
     mode = rng.choice([[], ["OPTIN"], ["OPTOUT"], ["BCAST"], ["BCAST", "PREFIX", "s"],
                        ["BCAST", "PREFIX", "l", "PREFIX", "h"], ["NOLOOP"], ["BCAST", "NOLOOP"],
                        ["BCAST", "PREFIX", ""]])
+    steps.append(Step("burst", tracker, [
+        words("CLIENT", "TRACKING", "ON", "OPTIN"), words("CLIENT", "CACHING", "YES"),
+        words("GET", K("n1")), words("CLIENT", "CACHING", "NO"), words("CLIENT", "TRACKING", "OFF")]))
     steps.append(Step("marked", tracker, [words("CLIENT", "TRACKING", "ON", *redirect, *mode)]))
     steps.append(Step("marked", tracker, [words("CLIENT", "GETREDIR"), words("CLIENT", "TRACKINGINFO")]
                       if maker.resp == 3 else [words("CLIENT", "CACHING", "x")]))
