@@ -116,6 +116,7 @@ enum resp_keys {
     RESP_KEYS_SCAN,    /* all elements of element 1 of the top array: SCAN */
     RESP_KEYS_STREAMS, /* RESP2: element 0 of each element; RESP3: the map's keys: XREAD */
     RESP_KEYS_ERROR,   /* none, but an error reply quotes the key: -NOGROUP No such key 'k' ... */
+    RESP_KEYS_NAMED,   /* bulk strings at any depth that are one of the names given: scripts */
     RESP_KEYS_GETKEYSANDFLAGS, /* element 0 of each element: COMMAND GETKEYSANDFLAGS */
 };
 
@@ -129,6 +130,10 @@ typedef void resp_sink(void *ctx, const char *p, size_t n);
 struct resp_rewriter;
 /* `prefix` is copied. NULL: out of memory. */
 struct resp_rewriter *resp_rewriter_new(enum resp_keys kind, struct resp_slice prefix);
+/* RESP_KEYS_NAMED: strips only what is the prefix and one of these names, and nothing more; holds as
+ * many bytes as the longest of them. The names are copied. NULL: out of memory. */
+struct resp_rewriter *resp_rewriter_new_named(struct resp_slice prefix,
+                                              const struct resp_slice *names, size_t n);
 void resp_rewriter_free(struct resp_rewriter *rw);
 /* Same results as resp_frame; what it takes comes out of `sink`, rewritten; at RESP_DONE all of it
  * has. */

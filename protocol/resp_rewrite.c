@@ -32,6 +32,7 @@ enum state {
     IN_KEY_HEADER, /* held back, for the length may change */
     IN_KEY_PREFIX, /* as far as it matches; `left` bytes of payload from its start */
     IN_KEY_REST,   /* `left` bytes and CRLF */
+    IN_NAME,       /* held back as a whole; `left` bytes still to come */
     IN_OTHER,      /* an element that the framer `other` jumps over */
     IN_ERROR,
 };
@@ -47,9 +48,19 @@ struct resp_rewriter {
     uint64_t left;
     size_t matched; /* bytes of the prefix, or of the pattern, seen and held back */
     bool in_errors; /* the pattern can be in an error's text */
+    bool inside;    /* past the first type byte of the reply */
+    struct names *names; /* RESP_KEYS_NAMED */
     size_t prefix_len;
     const char *prefix; /* pattern + 1 */
     char pattern[];     /* a quote and the prefix, as errors have it */
+};
+
+/* What a script's reply may name: all of it in one piece of memory. */
+struct names {
+    size_t n, longest;
+    char *held; /* of the bulk string at hand; as long as prefix and longest name */
+    size_t held_len;
+    struct resp_slice v[];
 };
 
 struct resp_rewriter *resp_rewriter_new(enum resp_keys kind, struct resp_slice prefix)
@@ -68,8 +79,44 @@ struct resp_rewriter *resp_rewriter_new(enum resp_keys kind, struct resp_slice p
     return rw;
 }
 
+static struct names *copy_names(size_t prefix_len, const struct resp_slice *v, size_t n)
+{
+    size_t bytes = 0, longest = 0;
+    for (size_t i = 0; i < n; i++) {
+        bytes += v[i].len;
+        longest = v[i].len > longest ? v[i].len : longest;
+    }
+    struct names *names = malloc(sizeof *names + n * sizeof *v + bytes + prefix_len + longest);
+    if (!names)
+        return NULL;
+    *names = (struct names){.n = n, .longest = longest};
+    char *at = (char *)(names->v + n);
+    for (size_t i = 0; i < n; i++) {
+        names->v[i] = (struct resp_slice){at, v[i].len};
+        if (v[i].len > 0)
+            memcpy(at, v[i].data, v[i].len);
+        at += v[i].len;
+    }
+    names->held = at;
+    return names;
+}
+
+struct resp_rewriter *resp_rewriter_new_named(struct resp_slice prefix,
+                                              const struct resp_slice *names, size_t n)
+{
+    struct resp_rewriter *rw = resp_rewriter_new(RESP_KEYS_NAMED, prefix);
+    if (rw && !(rw->names = copy_names(prefix.len, names, n))) {
+        free(rw);
+        return NULL;
+    }
+    return rw;
+}
+
 void resp_rewriter_free(struct resp_rewriter *rw)
 {
+    if (!rw)
+        return;
+    free(rw->names);
     free(rw);
 }
 
@@ -135,6 +182,7 @@ static unsigned wanted_in_top(enum resp_keys kind, const struct level *top)
     case RESP_KEYS_GETKEYSANDFLAGS:
         return CHILDREN;
     case RESP_KEYS_NONE:
+    case RESP_KEYS_NAMED:
     case RESP_KEYS_ERROR:
         break;
     }
@@ -144,6 +192,8 @@ static unsigned wanted_in_top(enum resp_keys kind, const struct level *top)
 /* What an element at this place is good for, whatever it turns out to be. */
 static unsigned wanted_here(const struct resp_rewriter *rw)
 {
+    if (rw->kind == RESP_KEYS_NAMED)
+        return A_KEY | CHILDREN;
     if (rw->depth > 0 && rw->levels[rw->depth - 1].type == '|')
         return NOTHING;
     switch (rw->depth) {
@@ -166,7 +216,7 @@ static bool is_aggregate(char type)
 static enum state state_for(const struct resp_rewriter *rw, char type)
 {
     unsigned wanted = wanted_here(rw);
-    if (type == '-' && rw->depth == 0 && rw->in_errors)
+    if (type == '-' && !rw->inside && rw->in_errors)
         return IN_ERROR;
     if (type == '|' && (wanted != NOTHING || rw->depth == 0))
         return IN_HEADER;
@@ -218,7 +268,9 @@ static int64_t end_line(struct resp_rewriter *rw)
 static void begin_level(struct resp_rewriter *rw, char type, int64_t n)
 {
     bool pairs = type == '%' || type == '|';
-    if (n > 0) {
+    if (rw->kind == RESP_KEYS_NAMED) { /* as deep as it goes: no place counts, only names */
+        rw->state = AT_ELEMENT;
+    } else if (n > 0) {
         assert(rw->depth < DEPTH_MAX);
         uint64_t count = pairs ? (uint64_t)n * 2 : (uint64_t)n;
         rw->levels[rw->depth++] = (struct level){.count = count, .type = type};
@@ -241,6 +293,46 @@ static void take_header(struct walk *w)
 
 /* --- keys ------------------------------------------------------------------------------------ */
 
+static bool may_be_name(const struct resp_rewriter *rw, int64_t n)
+{
+    for (size_t i = 0; n > 0 && i < rw->names->n; i++)
+        if ((uint64_t)n == rw->prefix_len + rw->names->v[i].len)
+            return true;
+    return false;
+}
+
+/* The held bytes are one of the names with its prefix. */
+static bool is_name(const struct resp_rewriter *rw)
+{
+    const struct names *names = rw->names;
+    struct resp_slice rest = {names->held + rw->prefix_len, names->held_len - rw->prefix_len};
+    if (memcmp(names->held, rw->prefix, rw->prefix_len) != 0)
+        return false;
+    for (size_t i = 0; i < names->n; i++)
+        if (names->v[i].len == rest.len && memcmp(names->v[i].data, rest.data, rest.len) == 0)
+            return true;
+    return false;
+}
+
+static void take_name(struct walk *w)
+{
+    struct resp_rewriter *rw = w->rw;
+    struct names *names = rw->names;
+    size_t taken = at_hand(w) < rw->left ? at_hand(w) : (size_t)rw->left;
+    memcpy(names->held + names->held_len, w->p, taken);
+    names->held_len += taken;
+    rw->left -= taken;
+    hold(w, taken);
+    if (rw->left > 0)
+        return;
+    size_t skipped = is_name(rw) ? rw->prefix_len : 0;
+    char header[RESP_HEADER_MAX];
+    put(w, header, (size_t)(resp_put_header(header, '$', names->held_len - skipped) - header));
+    put(w, names->held + skipped, names->held_len - skipped);
+    rw->left = 2;
+    rw->state = IN_KEY_REST;
+}
+
 static void take_key_header(struct walk *w)
 {
     struct resp_rewriter *rw = w->rw;
@@ -253,7 +345,13 @@ static void take_key_header(struct walk *w)
 
     size_t line_len = rw->line_len;
     int64_t n = end_line(rw);
-    if (n >= 0 && (uint64_t)n >= rw->prefix_len) {
+    if (rw->names && may_be_name(rw, n)) {
+        rw->left = (uint64_t)n;
+        rw->names->held_len = 0;
+        rw->state = IN_NAME;
+        return;
+    }
+    if (!rw->names && n >= 0 && (uint64_t)n >= rw->prefix_len) {
         rw->left = (uint64_t)n;
         rw->matched = 0;
         rw->state = IN_KEY_PREFIX;
@@ -364,6 +462,7 @@ static void take(struct walk *w)
     switch (w->rw->state) {
     case AT_ELEMENT:
         w->rw->state = state_for(w->rw, *w->p);
+        w->rw->inside = true;
         return;
     case IN_HEADER:
         take_header(w);
@@ -376,6 +475,9 @@ static void take(struct walk *w)
         return;
     case IN_KEY_REST:
         take_key_rest(w);
+        return;
+    case IN_NAME:
+        take_name(w);
         return;
     case IN_OTHER:
         take_other(w);
@@ -398,6 +500,8 @@ enum resp_status resp_rewrite(struct resp_rewriter *rw, const char *p, size_t n,
     while (w.p < w.end)
         take(&w);
     flush(&w);
+    if (status == RESP_DONE)
+        rw->inside = false;
     if (status == RESP_DONE && rw->state == IN_ERROR)
         end_error(rw);
     assert(status != RESP_DONE || (rw->state == AT_ELEMENT && rw->depth == 0));

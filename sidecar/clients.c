@@ -483,6 +483,7 @@ bool clients_run(struct proxy *p, struct caller *c, const struct command *comman
         run_kill(p, c, argv, argc);
         break;
     case COMMAND_ID_CLIENT_NO_EVICT:
+    case COMMAND_ID_CLIENT_NO_TOUCH:
         run_switch(c, argv[2]);
         break;
     case COMMAND_ID_CLIENT_REPLY:

@@ -225,18 +225,29 @@ void forward_give_up(struct proxy *p, struct request *r)
     forward_lost(p, r, UPSTREAM_NO_MEMORY);
 }
 
-bool forward_strip(struct proxy *p, struct request *r, enum resp_keys kind)
+/* A script knows the full names of its keys, and may well answer one. */
+static struct resp_rewriter *script_rewriter(struct proxy *p, const struct request_plan *plan)
 {
-    if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0)
-        return true;
-    r->rewriter = resp_rewriter_new(kind, p->ns->prefix);
-    return r->rewriter != NULL;
+    struct resp_slice *names = calloc(p->keys.n + 1, sizeof *names);
+    for (size_t i = 0; names && i < p->keys.n; i++)
+        names[i] = plan->argv[p->keys.v[i].arg];
+    struct resp_rewriter *rewriter =
+        names ? resp_rewriter_new_named(p->ns->prefix, names, p->keys.n) : NULL;
+    free(names);
+    return rewriter;
 }
 
-enum resp_keys forward_keys_in_reply(const struct proxy *p, const struct command *command)
+bool forward_rewriter(struct proxy *p, const struct request_plan *plan,
+                      struct resp_rewriter **rewriter)
 {
-    bool plain = command->channels && !p->config->channels_namespace;
-    return plain ? RESP_KEYS_NONE : command->keys_in_reply;
+    enum resp_keys kind = plan->command->keys_in_reply;
+    *rewriter = NULL;
+    if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0 ||
+        (plan->command->channels && !p->config->channels_namespace))
+        return true;
+    *rewriter = kind == RESP_KEYS_NAMED ? script_rewriter(p, plan)
+                                        : resp_rewriter_new(kind, p->ns->prefix);
+    return *rewriter != NULL;
 }
 
 void forward_sent(struct request *r, size_t bytes)
@@ -253,7 +264,7 @@ struct request *forward_send(struct proxy *p, struct caller *c, const struct req
     struct request *r = forward_expect(c, uc);
     if (!r)
         return NULL;
-    bool ok = forward_strip(p, r, forward_keys_in_reply(p, plan->command)) && writes_add(p, &writes, plan) &&
+    bool ok = forward_rewriter(p, plan, &r->rewriter) && writes_add(p, &writes, plan) &&
               writes_begin(p, r, &writes) && upstream_expect(uc, r, REPLY_FORWARD);
     if (!ok) {
         writes_free(&writes);

@@ -44,11 +44,11 @@ struct request *forward_alone(struct proxy *p, struct caller *c, const struct re
 struct request *forward_expect(struct caller *c, struct upstream_conn *uc);
 /* Ends it with an error: out of memory. */
 void forward_give_up(struct proxy *p, struct request *r);
-/* Which names in the command's reply carry the prefix. */
-enum resp_keys forward_keys_in_reply(const struct proxy *p, const struct command *command);
-/* Has key names in the reply un-prefixed. False: out of memory. */
-__attribute__((warn_unused_result)) bool forward_strip(struct proxy *p, struct request *r,
-                                                       enum resp_keys kind);
+/* What takes our prefix off the names in the reply of this command, whose keys are listed in p->keys;
+ * NULL where nothing does. False: out of memory. */
+__attribute__((warn_unused_result)) bool forward_rewriter(struct proxy *p,
+                                                          const struct request_plan *plan,
+                                                          struct resp_rewriter **rewriter);
 /* Writes the command with our prefix before every key of `keys`; returns the bytes written. */
 size_t forward_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
                       const struct command_keys *keys);

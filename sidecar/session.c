@@ -323,7 +323,9 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
         return transaction_add_select(t, (uint32_t)db);
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = true;
-    return writes_add(p, w, plan) && transaction_add(t, forward_keys_in_reply(p, command));
+    struct resp_rewriter *rewriter;
+    return writes_add(p, w, plan) && forward_rewriter(p, plan, &rewriter) &&
+           transaction_add(t, rewriter);
 }
 
 static void append_queued(struct proxy *p, struct chain *out, const struct request_plan *plan)
@@ -657,7 +659,7 @@ static void send_tracking(struct proxy *p, struct caller *c, const struct reques
     struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
     if (!r)
         return;
-    if (!forward_strip(p, r, plan->command->keys_in_reply) ||
+    if (!forward_rewriter(p, plan, &r->rewriter) ||
         !upstream_expect(uc, r, REPLY_FORWARD)) {
         forward_give_up(p, r);
         return;

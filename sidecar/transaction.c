@@ -10,7 +10,7 @@
 /* What becomes of one element of EXEC's reply. */
 struct queued {
     enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL } what;
-    enum resp_keys keys_in_reply;
+    struct resp_rewriter *rewriter; /* owned; or NULL */
     uint32_t db;
     const struct command *command; /* ELEMENT_LOCAL */
     struct resp_slice *argv;       /* owned, as one piece of memory */
@@ -28,7 +28,6 @@ struct transaction {
     size_t header_len;
     size_t at; /* the element at hand */
     struct resp_framer framer;
-    struct resp_rewriter *rewriter; /* of the element at hand, if it needs one */
 };
 
 struct transaction *transaction_new(void)
@@ -40,11 +39,12 @@ void transaction_free(struct transaction *t)
 {
     if (!t)
         return;
-    for (size_t i = 0; i < t->n; i++)
+    for (size_t i = 0; i < t->n; i++) {
+        resp_rewriter_free(t->v[i].rewriter);
         free(t->v[i].argv);
+    }
     free(t->v);
     writes_free(&t->writes);
-    resp_rewriter_free(t->rewriter);
     free(t);
 }
 
@@ -70,9 +70,12 @@ static bool add(struct transaction *t, struct queued q)
     return true;
 }
 
-bool transaction_add(struct transaction *t, enum resp_keys keys_in_reply)
+bool transaction_add(struct transaction *t, struct resp_rewriter *rewriter)
 {
-    return add(t, (struct queued){.what = ELEMENT, .keys_in_reply = keys_in_reply});
+    if (add(t, (struct queued){.what = ELEMENT, .rewriter = rewriter}))
+        return true;
+    resp_rewriter_free(rewriter);
+    return false;
 }
 
 bool transaction_add_select(struct transaction *t, uint32_t db)
@@ -146,8 +149,6 @@ static void answer_here(const struct reply *re, const struct queued *q)
 static void end_element(const struct reply *re, const struct queued *q, char type)
 {
     struct caller *c = re->request->caller;
-    resp_rewriter_free(re->t->rewriter);
-    re->t->rewriter = NULL;
     re->t->at++;
     if (q->what == ELEMENT_LOCAL)
         answer_here(re, q);
@@ -161,10 +162,8 @@ static size_t take_element(const struct reply *re, const struct queued *q, const
     struct transaction *t = re->t;
     size_t used = 0;
     enum resp_status status;
-    if (q->keys_in_reply != RESP_KEYS_NONE && !t->rewriter)
-        t->rewriter = resp_rewriter_new(q->keys_in_reply, re->proxy->ns->prefix);
-    if (t->rewriter) {
-        status = resp_rewrite(t->rewriter, p, n, &used, emit, re->request);
+    if (q->rewriter) {
+        status = resp_rewrite(q->rewriter, p, n, &used, emit, re->request);
     } else {
         status = resp_frame(&t->framer, p, n, &used);
         if (q->what != ELEMENT_LOCAL)

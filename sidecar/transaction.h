@@ -14,9 +14,10 @@ void transaction_free(struct transaction *t);
 /* All keys that its commands may change, as far as they are queued. */
 struct writes *transaction_writes(struct transaction *t);
 
-/* Each adds the next element. False: out of memory. */
+/* Each adds the next element. False: out of memory. This one takes over what un-prefixes the key
+ * names in it, or NULL. */
 __attribute__((warn_unused_result)) bool transaction_add(struct transaction *t,
-                                                         enum resp_keys keys_in_reply);
+                                                         struct resp_rewriter *rewriter);
 /* A SELECT: its +OK makes `db` the client's database. */
 __attribute__((warn_unused_result)) bool transaction_add_select(struct transaction *t, uint32_t db);
 /* A command that is to be run here when its turn has come; its arguments are copied. */

@@ -467,4 +467,4 @@ class Generator:
             return Key(self.rng.choice(ANY))
         if isinstance(arg, Word):
             return Word(self.rng.choice([arg + b"X", arg[:-1], arg.lower(), b"", arg + b"\x00"]))
-        return self.rng.choice([b"", b"**", b"\xff\x00", b"-"])
+        return self.rng.choice([b"", b"*x", b"\xff\x00", b"-"])

@@ -209,8 +209,8 @@ def blocking(maker):
                                        words("DEL", K("q1"), K("q2"), K("q3"))]))
     call, wake = rng.choice(calls[:8])
     steps.append(Step("block", 0, [call]))
-    steps.append(Step("close", 0))
-    steps.append(Step("burst", 1, [words("UNWATCH"), wake[:1] + wake[1:]]))
+    steps.append(Step("hang_up", 0))
+    steps.append(Step("burst", 1, [wake]))
     steps.append(Step("burst", 2, [words("TYPE", K("q1")), words("TYPE", K("q2"))]))
     steps.append(Step("burst", 1, [words("DEL", K("q1"), K("q2"), K("q3"))]))
     empty = ["BLPOP q1 0.01", "BRPOP q1 q2 0.01", "BLMOVE q1 q2 LEFT LEFT 0.01", "BZPOPMIN q1 0.01",

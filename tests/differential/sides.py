@@ -27,6 +27,7 @@ DATABASES = range(10)
 #   read     reads what a blocked command, sent before, is answered
 #   scan     a SCAN command's whole iteration, from cursor 0
 #   close    closes the connection
+#   hang_up  the same of a blocked one, and waits until the server says that one less is blocked
 #   outside  sends commands to the servers directly, with the namespace in front of keys
 #   foreign  the same to nearcache's server only, without a namespace
 Step = collections.namedtuple("Step", "kind conn commands", defaults=[()])
@@ -129,6 +130,8 @@ class Side:
 
     def frame(self, conn):
         """The next reply or message; a str says what came instead."""
+        if conn not in self.wires:
+            return "not connected"
         try:
             return self.wires[conn].raw()
         except socket.timeout:
@@ -158,6 +161,8 @@ class Side:
 
     def rest(self, conn):
         """All until the end."""
+        if conn not in self.wires:
+            return "not connected"
         wire = self.wires.pop(conn)
         try:
             return wire.file.read()
@@ -387,6 +392,15 @@ class Pair:
         self.bare.close(conn)
         self.near.close(conn)
         self.queued.pop(conn, None)
+
+    def hang_up(self, conn, _):
+        before = [side.info("clients", "blocked_clients") for side in (self.bare, self.near)]
+        self.close(conn, ())
+        for side, n in zip((self.bare, self.near), before):
+            try:
+                harness.wait_until(lambda s=side, n=n: s.info("clients", "blocked_clients") < n, 2)
+            except AssertionError:
+                raise Difference("a client gone stays blocked", conn, [], b"", b"") from None
 
     def outside(self, _, commands):
         """What is not in nearcache's L1 any more when it is over: an event tells it, because the
