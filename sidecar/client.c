@@ -169,6 +169,7 @@ static size_t run_commands(struct client *cl, const struct batch *b)
             return i ? b->end[i - 1] : 0;
         cl->caller.query = b->end[i] - (i ? b->end[i - 1] : 0);
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
+        cl->caller.query = 0;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
         bound_output(cl);

@@ -113,21 +113,43 @@ static void say_state(struct text *t, const struct caller *c)
              (unsigned)s->patterns, (unsigned)s->shards, c->in_multi ? (long long)s->queued : -1LL);
 }
 
-/* Replies that wait are what Redis calls the output list. */
-static void say_buffers(struct text *t, const struct caller *c)
+/* The CLIENT command at hand: it is still in its client's buffer, as Redis sees it. */
+struct asking {
+    const struct proxy *proxy;
+    const struct caller *client;
+    size_t bytes, arg_bytes; /* of the command, and of its arguments alone */
+};
+
+static struct asking asking(const struct proxy *p, const struct caller *c,
+                            const struct resp_slice *argv, size_t argc)
 {
-    size_t unread = conn_unread(c->conn), capacity = conn_input_capacity(c->conn);
-    size_t out = caller_unread(c);
-    text_say(t,
-             " qbuf=%zu qbuf-free=%zu argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=%zu omem=%zu "
-             "tot-mem=%zu events=r",
-             unread, capacity - unread, c->owed, out, sizeof *c + capacity + out);
+    char header[RESP_HEADER_MAX];
+    struct asking a = {
+        .proxy = p, .client = c, .bytes = (size_t)(resp_put_header(header, '*', argc) - header)};
+    for (size_t i = 0; i < argc; i++) {
+        a.bytes += resp_bulk_size(argv[i].len);
+        a.arg_bytes += argv[i].len;
+    }
+    return a;
 }
 
-static void describe(const struct proxy *p, const struct caller *c, struct text *t)
+/* Replies that wait are what Redis calls the output list. */
+static void say_buffers(struct text *t, const struct asking *a, const struct caller *c)
+{
+    bool itself = c == a->client;
+    size_t unread = conn_unread(c->conn) + c->query, capacity = conn_input_capacity(c->conn);
+    size_t out = caller_unread(c);
+    text_say(t,
+             " qbuf=%zu qbuf-free=%zu argv-mem=%zu multi-mem=0 rbs=0 rbp=0 obl=0 oll=%zu omem=%zu "
+             "tot-mem=%zu events=r",
+             unread + (itself ? a->bytes : 0), capacity - unread, itself ? a->arg_bytes : 0,
+             c->owed, out, sizeof *c + capacity + out);
+}
+
+static void describe(const struct asking *a, const struct caller *c, struct text *t)
 {
     char peer[CONN_ADDRESS_MAX], local[CONN_ADDRESS_MAX];
-    uint64_t now = loop_now(p->loop);
+    uint64_t now = loop_now(a->proxy->loop);
     conn_peer_address(c->conn, peer);
     conn_local_address(c->conn, local);
     text_say(t, "id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu",
@@ -136,9 +158,9 @@ static void describe(const struct proxy *p, const struct caller *c, struct text 
              (unsigned long long)((now - c->active) / 1000));
     say_flags(t, c, is_unix(peer));
     say_state(t, c);
-    say_buffers(t, c);
+    say_buffers(t, a, c);
     text_say(t, " cmd=%s user=%s redir=%lld resp=%d",
-             c->last_command ? c->last_command->name : "NULL", identity_user(p),
+             c->last_command ? c->last_command->name : "NULL", identity_user(a->proxy),
              c->state.tracking ? (long long)c->state.redirect : -1LL, (int)c->resp);
     if (c->lib_name)
         text_say(t, " lib-name=%s", c->lib_name);
@@ -147,14 +169,15 @@ static void describe(const struct proxy *p, const struct caller *c, struct text 
     text_append(t, "\n", 1);
 }
 
-static void run_info(struct proxy *p, struct caller *c)
+static void run_info(const struct asking *a, struct caller *c)
 {
     struct text t = {0};
-    describe(p, c, &t);
+    describe(a, c, &t);
     answer_text(c, &t);
 }
 
-static void list_ids(struct proxy *p, struct caller *c, const struct resp_slice *ids, size_t n)
+static void list_ids(const struct asking *a, struct caller *c, const struct resp_slice *ids,
+                     size_t n)
 {
     struct text t = {0};
     for (size_t i = 0; i < n; i++) {
@@ -164,37 +187,38 @@ static void list_ids(struct proxy *p, struct caller *c, const struct resp_slice 
             caller_answer_error(c, "ERR Invalid client ID");
             return;
         }
-        const struct caller *other = clients_find(p, (uint64_t)id);
+        const struct caller *other = clients_find(a->proxy, (uint64_t)id);
         if (other)
-            describe(p, other, &t);
+            describe(a, other, &t);
     }
     answer_text(c, &t);
 }
 
-static void list_type(struct proxy *p, struct caller *c, enum client_type type)
+static void list_type(const struct asking *a, struct caller *c, enum client_type type)
 {
     struct text t = {0};
     const struct caller *other;
-    TAILQ_FOREACH(other, &p->callers, entry)
+    TAILQ_FOREACH(other, &a->proxy->callers, entry)
     if (is_of_type(other, type))
-        describe(p, other, &t);
+        describe(a, other, &t);
     answer_text(c, &t);
 }
 
-static void run_list(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc)
+static void run_list(const struct asking *a, struct caller *c, const struct resp_slice *argv,
+                     size_t argc)
 {
     if (argc == 4 && resp_word_is(argv[2], "type")) {
         enum client_type type = type_named(argv[3]);
         if (type == TYPE_UNKNOWN)
             refuse(c, "Unknown client type ", argv[3], "");
         else
-            list_type(p, c, type);
+            list_type(a, c, type);
     } else if (argc > 3 && resp_word_is(argv[2], "id")) {
-        list_ids(p, c, argv + 3, argc - 3);
+        list_ids(a, c, argv + 3, argc - 3);
     } else if (argc != 2) {
         caller_answer_error(c, "ERR syntax error");
     } else {
-        list_type(p, c, TYPE_ANY);
+        list_type(a, c, TYPE_ANY);
     }
 }
 
@@ -459,6 +483,7 @@ static void run_unblock(struct proxy *p, struct caller *c, const struct command 
 bool clients_run(struct proxy *p, struct caller *c, const struct command *command,
                  const struct resp_slice *argv, size_t argc)
 {
+    struct asking a = asking(p, c, argv, argc);
     switch (command->id) {
     case COMMAND_ID_CLIENT_ID:
         caller_answer_integer(c, (int64_t)c->id);
@@ -474,10 +499,10 @@ bool clients_run(struct proxy *p, struct caller *c, const struct command *comman
         run_setinfo(c, argv[2], argv[3]);
         break;
     case COMMAND_ID_CLIENT_LIST:
-        run_list(p, c, argv, argc);
+        run_list(&a, c, argv, argc);
         break;
     case COMMAND_ID_CLIENT_INFO:
-        run_info(p, c);
+        run_info(&a, c);
         break;
     case COMMAND_ID_CLIENT_KILL:
         run_kill(p, c, argv, argc);

@@ -311,6 +311,21 @@ static bool is_scoped(const struct proxy *p, const struct command *command)
     return command->class_ == COMMAND_SCOPED && p->ns->prefix.len;
 }
 
+static bool is_subscription(const struct command *command)
+{
+    switch (command->id) {
+    case COMMAND_ID_SUBSCRIBE:
+    case COMMAND_ID_PSUBSCRIBE:
+    case COMMAND_ID_SSUBSCRIBE:
+    case COMMAND_ID_UNSUBSCRIBE:
+    case COMMAND_ID_PUNSUBSCRIBE:
+    case COMMAND_ID_SUNSUBSCRIBE:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Notes what its element of EXEC's reply will need. */
 static bool note_element(struct proxy *p, struct transaction *t, const struct request_plan *plan)
 {
@@ -321,6 +336,8 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
         return transaction_add_local(t, plan);
     if (command->id == COMMAND_ID_SELECT && resp_parse_int(plan->argv[1], &db))
         return transaction_add_select(t, (uint32_t)db);
+    if (is_subscription(command))
+        return transaction_add_message(t);
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = true;
     struct resp_rewriter *rewriter;
@@ -357,21 +374,6 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     forward_sent(r, out->len - before);
 }
 
-static bool is_subscription(const struct command *command)
-{
-    switch (command->id) {
-    case COMMAND_ID_SUBSCRIBE:
-    case COMMAND_ID_PSUBSCRIBE:
-    case COMMAND_ID_SSUBSCRIBE:
-    case COMMAND_ID_UNSUBSCRIBE:
-    case COMMAND_ID_PUNSUBSCRIBE:
-    case COMMAND_ID_SUNSUBSCRIBE:
-        return true;
-    default:
-        return false;
-    }
-}
-
 static enum request_outcome run_in_multi(struct proxy *p, struct caller *c,
                                          const struct request_plan *plan)
 {
@@ -392,10 +394,7 @@ static enum request_outcome run_in_multi(struct proxy *p, struct caller *c,
     default:
         break;
     }
-    if (is_subscription(plan->command))
-        forward_refuse(p, c, "ERR nearcache: subscriptions can't be queued in a transaction");
-    else
-        queue(p, c, plan);
+    queue(p, c, plan);
     return REQUEST_TAKEN;
 }
 
@@ -412,9 +411,13 @@ static void run_local(struct proxy *p, struct caller *c, const struct request_pl
         local_run(p, c, plan->command, plan->argv, plan->argc);
 }
 
+
+static void translate(struct caller *c, const char *frame, size_t n, struct chain *out);
+
 void session_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
-    transaction_reply(p, r, run_local, bytes, n);
+    static const struct transaction_hooks hooks = {.run = run_local, .message = translate};
+    transaction_reply(p, r, &hooks, bytes, n);
     forward_watch_backlog(p, r);
 }
 
@@ -493,17 +496,6 @@ static void count_subscriptions(struct caller_state *st, const struct push *push
     }
 }
 
-static void confirm(struct session *s, const struct push *push)
-{
-    struct caller *c = s->caller;
-    struct request *r = s->subscribing;
-    if (r && r->confirmations == 0)
-        r->confirmations = all_subscriptions(c, push->kind);
-    count_subscriptions(&c->state, push);
-    if (r && --r->confirmations == 0)
-        upstream_settle(s->uc);
-}
-
 bool session_is_push(void *ctx, void *holder, void *owner, unsigned tag, const char *two)
 {
     struct session *s = session_of(holder);
@@ -537,19 +529,34 @@ static void forget_message(struct session *s)
     }
 }
 
+/* A message as the client is to see it; a confirmation is counted. */
+static void translate(struct caller *c, const char *frame, size_t n, struct chain *out)
+{
+    struct session *s = c->session;
+    struct push push = push_read(frame, n);
+    if (!s)
+        return;
+    push_write(s->proxy->ns, s->proxy->config->channels_namespace, (int64_t)c->state.redirect,
+               frame, n, out);
+    if (push.kind != PUSH_OTHER)
+        count_subscriptions(&c->state, &push);
+}
+
 static void hand_on(struct session *s, const char *frame, size_t n)
 {
     struct proxy *p = s->proxy;
     struct caller *c = s->caller;
     struct push push = push_read(frame, n);
-    push_write(p->ns, p->config->channels_namespace, (int64_t)c->state.redirect, frame, n,
-               caller_push(c));
+    struct request *r = push.kind != PUSH_OTHER ? s->subscribing : NULL;
+    if (r && r->confirmations == 0)
+        r->confirmations = all_subscriptions(c, push.kind);
+    translate(c, frame, n, caller_push(c));
     caller_pushed(c);
     forget_message(s);
     if (caller_unread(c) > p->config->client_max_output)
         forward_kick(p, c, "its unread messages exceed client.max_output");
-    else if (push.kind != PUSH_OTHER)
-        confirm(s, &push);
+    else if (r && --r->confirmations == 0)
+        upstream_settle(s->uc);
 }
 
 void session_push(void *ctx, void *holder, const char *bytes, size_t n, bool end)

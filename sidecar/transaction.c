@@ -9,7 +9,7 @@
 
 /* What becomes of one element of EXEC's reply. */
 struct queued {
-    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL } what;
+    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_MESSAGE } what;
     struct resp_rewriter *rewriter; /* owned; or NULL */
     uint32_t db;
     const struct command *command; /* ELEMENT_LOCAL */
@@ -28,6 +28,8 @@ struct transaction {
     size_t header_len;
     size_t at; /* the element at hand */
     struct resp_framer framer;
+    char *message; /* of an ELEMENT_MESSAGE, as far as it has come */
+    size_t message_len;
 };
 
 struct transaction *transaction_new(void)
@@ -45,6 +47,7 @@ void transaction_free(struct transaction *t)
     }
     free(t->v);
     writes_free(&t->writes);
+    free(t->message);
     free(t);
 }
 
@@ -83,6 +86,11 @@ bool transaction_add_select(struct transaction *t, uint32_t db)
     return add(t, (struct queued){.what = ELEMENT_SELECT, .db = db});
 }
 
+bool transaction_add_message(struct transaction *t)
+{
+    return add(t, (struct queued){.what = ELEMENT_MESSAGE});
+}
+
 static struct resp_slice *copy_argv(const struct request_plan *plan)
 {
     size_t bytes = 0;
@@ -118,7 +126,7 @@ struct reply {
     struct proxy *proxy;
     struct request *request;
     struct transaction *t;
-    transaction_run *run;
+    const struct transaction_hooks *hooks;
 };
 
 static void emit(void *ctx, const char *p, size_t n)
@@ -126,24 +134,51 @@ static void emit(void *ctx, const char *p, size_t n)
     request_bytes(ctx, p, n);
 }
 
+static void hand_on(const struct reply *re, struct chain *bytes)
+{
+    struct iovec piece;
+    while (chain_iov(bytes, &piece, 1) == 1) {
+        request_bytes(re->request, piece.iov_base, piece.iov_len);
+        chain_consume(bytes, piece.iov_len);
+    }
+    chain_clear(bytes);
+}
+
 /* Its answer is caught and put where the stand-in's was. */
 static void answer_here(const struct reply *re, const struct queued *q)
 {
     struct caller *c = re->request->caller;
     struct chain answer;
-    struct iovec piece;
     if (!c)
         return;
     chain_init(&answer, &c->loop->pool);
     c->capture = &answer;
-    re->run(re->proxy, c,
-            &(struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command});
+    re->hooks->run(re->proxy, c,
+                   &(struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command});
     c->capture = NULL;
-    while (chain_iov(&answer, &piece, 1) == 1) {
-        request_bytes(re->request, piece.iov_base, piece.iov_len);
-        chain_consume(&answer, piece.iov_len);
+    hand_on(re, &answer);
+}
+
+static void keep_message(struct transaction *t, const char *p, size_t n)
+{
+    char *more = realloc(t->message, t->message_len + n);
+    if (!more)
+        return;
+    memcpy(more + t->message_len, p, n);
+    t->message = more;
+    t->message_len += n;
+}
+
+static void translate_message(const struct reply *re)
+{
+    struct caller *c = re->request->caller;
+    struct chain out;
+    if (c) {
+        chain_init(&out, &c->loop->pool);
+        re->hooks->message(c, re->t->message, re->t->message_len, &out);
+        hand_on(re, &out);
     }
-    chain_clear(&answer);
+    re->t->message_len = 0;
 }
 
 static void end_element(const struct reply *re, const struct queued *q, char type)
@@ -152,6 +187,8 @@ static void end_element(const struct reply *re, const struct queued *q, char typ
     re->t->at++;
     if (q->what == ELEMENT_LOCAL)
         answer_here(re, q);
+    else if (q->what == ELEMENT_MESSAGE)
+        translate_message(re);
     else if (q->what == ELEMENT_SELECT && type == '+' && c)
         forward_select_db(re->request->source, c, q->db);
 }
@@ -166,7 +203,9 @@ static size_t take_element(const struct reply *re, const struct queued *q, const
         status = resp_rewrite(q->rewriter, p, n, &used, emit, re->request);
     } else {
         status = resp_frame(&t->framer, p, n, &used);
-        if (q->what != ELEMENT_LOCAL)
+        if (q->what == ELEMENT_MESSAGE)
+            keep_message(t, p, used);
+        else if (q->what != ELEMENT_LOCAL)
             request_bytes(re->request, p, used);
     }
     assert(status != RESP_BAD); /* it is part of what was framed before */
@@ -199,10 +238,10 @@ static size_t take_header(struct reply *re, const char *p, size_t n)
     return used;
 }
 
-void transaction_reply(struct proxy *p, struct request *r, transaction_run *run, const char *bytes,
-                       size_t n)
+void transaction_reply(struct proxy *p, struct request *r, const struct transaction_hooks *hooks,
+                       const char *bytes, size_t n)
 {
-    struct reply re = {p, r, r->transaction, run};
+    struct reply re = {p, r, r->transaction, hooks};
     struct transaction *t = re.t;
     size_t at = take_header(&re, bytes, n);
     while (at < n && t->phase == IN_ELEMENTS && t->at < t->n)

@@ -24,9 +24,18 @@ __attribute__((warn_unused_result)) bool transaction_add_select(struct transacti
 __attribute__((warn_unused_result)) bool
 transaction_add_local(struct transaction *t, const struct request_plan *plan);
 
-/* Part of EXEC's reply, for r->transaction; local commands are run with `run`. */
-typedef void transaction_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
-void transaction_reply(struct proxy *p, struct request *r, transaction_run *run, const char *bytes,
-                       size_t n);
+/* A command that is answered with a message: SUBSCRIBE .. of one channel. */
+__attribute__((warn_unused_result)) bool transaction_add_message(struct transaction *t);
+
+struct transaction_hooks {
+    /* Runs a local command; it answers at once. */
+    void (*run)(struct proxy *p, struct caller *c, const struct request_plan *plan);
+    /* A whole message: appends what the client is to see of it. */
+    void (*message)(struct caller *c, const char *frame, size_t n, struct chain *out);
+};
+
+/* Part of EXEC's reply, for r->transaction. */
+void transaction_reply(struct proxy *p, struct request *r, const struct transaction_hooks *hooks,
+                       const char *bytes, size_t n);
 
 #endif

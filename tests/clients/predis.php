@@ -63,10 +63,10 @@ run(Client::VERSION, [
 
     'transaction' => function () use ($redis, $other) {
         $redis->set('counter', 1);
-        $increment = fn ($tx) => [$tx->multi(), $tx->incr('counter'), $tx->get('counter')];
+        $increment = fn ($tx) => [$tx->get('counter'), $tx->multi(), $tx->incr('counter'), $tx->get('counter')];
         same([2, '2'], $redis->transaction(['watch' => 'counter', 'cas' => true], $increment));
         $aborted = rejected(fn () => $redis->transaction(['watch' => 'counter', 'cas' => true],
-            fn ($tx) => [$other->set('counter', 10), $tx->multi(), $tx->incr('counter')]));
+            fn ($tx) => [$tx->get('counter'), $other->set('counter', 10), $tx->multi(), $tx->incr('counter')]));
         same(1, preg_match('/aborted/', $aborted), $aborted);
         same('10', $redis->get('counter'));
     },

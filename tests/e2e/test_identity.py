@@ -1,0 +1,149 @@
+"""Who a client is: AUTH, HELLO, ACL WHOAMI, RESET; texts compared with a bare Redis."""
+import pytest
+
+from conftest import RespError
+
+WRONGPASS = RespError("WRONGPASS invalid username-password pair or user is disabled.")
+
+
+@pytest.fixture(scope="module")
+def sides(module_redis_server, module_nearcache):
+    """A bare Redis and a nearcache in front of another, neither with a password."""
+    return module_redis_server(), module_nearcache(upstream=module_redis_server())
+
+
+@pytest.mark.parametrize("command", [
+    ["AUTH", "x"], ["AUTH", "a", "b"], ["AUTH", "default", "x"], ["AUTH", "a", "b", "c"],
+    ["AUTH"], ["AUTH", "default\0", "x"],
+    ["HELLO", "x"], ["HELLO", "1"], ["HELLO", "4"], ["HELLO", "03"], ["HELLO", "-3"],
+    ["HELLO", "2", "x"], ["HELLO", "2", "AUTH"], ["HELLO", "2", "AUTH", "x"],
+    ["HELLO", "2", "AUTH", "a", "b"], ["HELLO", "2", "SETNAME"], ["HELLO", "2", "SETNAME", "a b"],
+    ["HELLO", "3", "bad\r\noption"], ["HELLO", "3", "x" * 300],
+    ["ACL", "WHOAMI"], ["ACL", "WHOAMI", "x"], ["RESET"], ["RESET", "x"],
+    ["QUIT"], ["QUIT", "x", "y"],
+])
+@pytest.mark.parametrize("resp", [2, 3])
+def test_same_words_as_redis(sides, command, resp):
+    replies = []
+    for side in sides:
+        with side.wire() as wire:
+            wire.call("HELLO", resp)
+            replies.append(wire.call_raw(*command))
+    assert replies[0] == replies[1]
+
+
+def hello(wire, *args):
+    reply = wire.call("HELLO", *args)
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2]))
+
+
+@pytest.mark.parametrize("resp", [2, 3])
+def test_hello_answers_as_redis(sides, resp):
+    bare, near = (hello(side.wire(), resp) for side in sides)
+    assert bare.pop(b"id") and near.pop(b"id")
+    assert list(bare.items()) == list(near.items())
+
+
+def test_hello_without_a_version_keeps_it(sides):
+    for side in sides:
+        wire = side.wire()
+        assert hello(wire)[b"proto"] == 2
+        assert hello(wire, 3)[b"proto"] == 3
+        assert hello(wire)[b"proto"] == 3
+        assert wire.call_raw("GET", "no such key") == b"_\r\n"
+        assert hello(wire, 2)[b"proto"] == 2
+        assert wire.call_raw("GET", "no such key") == b"$-1\r\n"
+
+
+def test_options_of_hello_count_one_by_one(sides):
+    """A name given before the option that is refused stays."""
+    for side in sides:
+        wire = side.wire()
+        assert isinstance(wire.call("HELLO", 3, "SETNAME", "me", "AUTH", "a", "b"), RespError)
+        assert wire.call("CLIENT", "GETNAME") == b"me"
+        assert wire.call_raw("GET", "no such key") == b"$-1\r\n"
+        assert wire.call_raw("HELLO", 3, "SETNAME", "").startswith(b"%7")
+        assert wire.call_raw("CLIENT", "GETNAME") == b"_\r\n"
+
+
+def test_a_password_for_clients(redis_server, nearcache):
+    near = nearcache("--set", "auth.password=letmein", upstream=redis_server())
+    bare = redis_server("--requirepass", "letmein")
+    for command in (["GET", "k"], ["HELLO", 3], ["HELLO", 2, "SETNAME", "x"], ["CLIENT", "ID"],
+                    ["NOSUCH"], ["GET"], ["ACL", "WHOAMI"], ["AUTH", "no"], ["AUTH", "a", "letmein"],
+                    ["AUTH", "default", "no"], ["AUTH", "letmein2"], ["AUTH", ""],
+                    ["HELLO", 3, "AUTH", "default", "no"]):
+        replies = [side.wire().call_raw(*command) for side in (bare, near)]
+        assert replies[0] == replies[1], command
+    wire = near.wire()
+    assert wire.call("AUTH", "default", "letmein") == "OK"
+    assert wire.call("ACL", "WHOAMI") == b"default"
+    assert wire.call("AUTH", "wrong") == WRONGPASS
+    assert wire.call("GET", "k") is None  # a failed AUTH takes nothing away
+    assert wire.call("RESET") == "RESET"
+    assert wire.call("GET", "k") == RespError("NOAUTH Authentication required.")
+    assert hello(wire, 3, "AUTH", "default", "letmein")[b"proto"] == 3
+
+
+def test_a_user_for_clients(redis_server, nearcache):
+    near = nearcache("--set", "auth.user=me", "--set", "auth.password=letmein",
+                     upstream=redis_server())
+    wire = near.wire()
+    assert wire.call("AUTH", "letmein") == WRONGPASS  # that is the user 'default', as with Redis
+    assert wire.call("AUTH", "default", "letmein") == WRONGPASS
+    assert wire.call("AUTH", "me", "letmein") == "OK"
+    assert wire.call("ACL", "WHOAMI") == b"me"
+    assert b" user=me " in wire.call("CLIENT", "INFO")
+    assert wire.call("CLIENT", "KILL", "USER", "default") == 0
+    assert wire.call("CLIENT", "KILL", "USER", "other") == RespError("ERR No such user 'other'")
+
+
+def test_the_upstreams_credentials(redis_server, nearcache):
+    """Clients need none; who brings some must bring the right ones."""
+    server = redis_server("--requirepass", "s3cret")
+    near = nearcache(upstream=f"redis://:s3cret@127.0.0.1:{server.port}/0")
+    wire = near.wire()
+    assert wire.call("SET", "k", "v") == "OK"
+    assert wire.call("AUTH", "s3cret") == "OK"
+    assert wire.call("AUTH", "default", "s3cret") == "OK"
+    assert wire.call("AUTH", "wrong") == WRONGPASS
+    assert hello(wire, 3, "AUTH", "default", "s3cret")[b"proto"] == 3
+
+
+def test_the_upstreams_user(redis_server, nearcache):
+    server = redis_server("--user", "app on >s3cret ~* &* +@all")
+    near = nearcache(upstream=f"redis://app:s3cret@127.0.0.1:{server.port}/0")
+    wire = near.wire()
+    assert wire.call("ACL", "WHOAMI") == b"app" and wire.call("SET", "k", "v") == "OK"
+    assert wire.call("AUTH", "s3cret") == WRONGPASS
+    assert wire.call("AUTH", "app", "s3cret") == "OK"
+
+
+def test_reset_makes_a_new_client(redis_server, nearcache):
+    near = nearcache(upstream=redis_server())
+    wire = near.wire()
+    hello(wire, 3, "SETNAME", "me")
+    assert wire.call("SELECT", 3) == "OK" and wire.call("SET", "k", "three") == "OK"
+    assert wire.call("MULTI") == "OK" and wire.call("SET", "k", "not done") == "QUEUED"
+    assert wire.call("RESET") == "RESET"
+    assert wire.call_raw("CLIENT", "GETNAME") == b"$-1\r\n"
+    assert wire.call("GET", "k") is None
+    assert wire.call("SELECT", 3) == "OK" and wire.call("GET", "k") == b"three"
+
+
+def test_reset_ends_the_silence(sides):
+    for side in sides:
+        wire = side.wire()
+        wire.command("CLIENT", "REPLY", "OFF")
+        wire.command("PING")
+        assert wire.call("RESET") == "RESET"
+        assert wire.call("PING") == "PONG"
+
+
+def test_reset_goes_back_to_the_database_of_the_url(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=f"redis://127.0.0.1:{server.port}/2")
+    wire = near.wire()
+    assert wire.call("SET", "k", "two") == "OK" and wire.call("SELECT", 0) == "OK"
+    assert wire.call("GET", "k") is None
+    assert wire.call("RESET") == "RESET" and wire.call("GET", "k") == b"two"
