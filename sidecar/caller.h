@@ -98,7 +98,6 @@ struct caller {
     TAILQ_ENTRY(caller) wait_entry;
 
     /* For CLIENT LIST. */
-    size_t query; /* bytes of the request that is being run */
     uint64_t created, active; /* monotonic ms */
     const struct command *last_command;
     char *name, *lib_name, *lib_version; /* owned; NULL when not given */

@@ -167,9 +167,7 @@ static size_t run_commands(struct client *cl, const struct batch *b)
     for (size_t i = 0; i < b->n; i++) {
         if (!may_take(cl))
             return i ? b->end[i - 1] : 0;
-        cl->caller.query = b->end[i] - (i ? b->end[i - 1] : 0);
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
-        cl->caller.query = 0;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
         bound_output(cl);

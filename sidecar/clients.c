@@ -137,7 +137,7 @@ static struct asking asking(const struct proxy *p, const struct caller *c,
 static void say_buffers(struct text *t, const struct asking *a, const struct caller *c)
 {
     bool itself = c == a->client;
-    size_t unread = conn_unread(c->conn) + c->query, capacity = conn_input_capacity(c->conn);
+    size_t unread = conn_unread(c->conn), capacity = conn_input_capacity(c->conn);
     size_t out = caller_unread(c);
     text_say(t,
              " qbuf=%zu qbuf-free=%zu argv-mem=%zu multi-mem=0 rbs=0 rbp=0 obl=0 oll=%zu omem=%zu "
