@@ -71,7 +71,7 @@ function run(string $version, array $checks): void
     $failed = 0;
     foreach ($checks as $name => $check) {
         try {
-            $check();
+            $t=microtime(true);$check();fwrite(STDERR, $name.' '.(microtime(true)-$t)."\n");
         } catch (Throwable $e) {
             $failed++;
             fwrite(STDERR, "$name: " . $e->getMessage() . ' at line ' . $e->getLine() . "\n" .

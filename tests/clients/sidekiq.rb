@@ -1,22 +1,23 @@
-# sidekiq.rb - Sidekiq: a worker process, scheduled jobs, retries, its statistics, the dead set.
+# sidekiq.rb - Sidekiq: its worker process (which loads this file too), scheduled and failing jobs.
 require_relative 'checks'
-
-ENV['REDIS_PROVIDER'] = 'REDIS_URL'
+require 'redis'
 require 'sidekiq'
 require 'sidekiq/api'
 
+REDIS = Redis.new(url: URL)
+
 # Tells Redis what it did.
 class Work
-  include(defined?(Sidekiq::Job) ? Sidekiq::Job : Sidekiq::Worker)
+  include Sidekiq::Job
 
   def perform(name)
-    Sidekiq.redis { |redis| redis.call_or('RPUSH', 'done', name) }
+    REDIS.rpush('done', name)
   end
 end
 
 # Fails every time.
 class Failing
-  include(defined?(Sidekiq::Job) ? Sidekiq::Job : Sidekiq::Worker)
+  include Sidekiq::Job
   sidekiq_options retry: 3
 
   def perform
@@ -24,31 +25,51 @@ class Failing
   end
 end
 
-# The same call for redis-rb (Sidekiq 6) and redis-client (7).
-module CallOr
-  def call_or(*command)
-    respond_to?(:raw_call) ? raw_call(*command) : call(command.map(&:to_s))
-  end
-end
-Object.include(CallOr)
-
-def redis(*command)
-  Sidekiq.redis do |connection|
-    defined?(RedisClient) ? connection.call(*command) : connection.call(command)
-  end
-end
-
 def done
-  redis('LRANGE', 'done', 0, -1)
+  REDIS.lrange('done', 0, -1)
 end
 
-# Sidekiq's own process, which loads this file for its classes.
-def with_worker
-  pid = spawn('sidekiq', '-r', __FILE__, '-c', '2', '-t', '1', out: 'sidekiq.log', err: %i[child out])
-  yield
-rescue StandardError => e
-  raise "#{e.message}\n#{File.read('sidekiq.log')}"
-ensure
-  Process.kill(:TERM, pid)
-  Process.wait(pid)
+def checks
+  {
+    'jobs' => lambda {
+      Work.perform_async('one')
+      Sidekiq::Client.push_bulk('class' => Work, 'args' => (1..99).map { |i| [i.to_s] })
+      wait_until('100 jobs') { done.size == 100 }
+      same ['one', *(1..99).map(&:to_s)].sort, done.sort
+      wait_until('the statistics') { Sidekiq::Stats.new.processed >= 100 }
+      same 0, Sidekiq::Queue.new.size
+    },
+
+    'scheduled' => lambda {
+      Work.perform_in(1, 'later')
+      same 1, Sidekiq::ScheduledSet.new.size
+      wait_until('the scheduled job') { done.last == 'later' }
+    },
+
+    'failing' => lambda {
+      Failing.perform_async
+      job = wait_until('the failed job') { Sidekiq::RetrySet.new.first }
+      same 'as told', job['error_message']
+      job.kill
+      same 1, Sidekiq::DeadSet.new.size
+      same 0, Sidekiq::RetrySet.new.size
+    },
+
+    'inspected' => lambda {
+      same 1, Sidekiq::ProcessSet.new.size
+      Sidekiq::Queue.new('idle').clear
+      Sidekiq::Client.push('queue' => 'idle', 'class' => Work, 'args' => ['never'])
+      same ['never'], Sidekiq::Queue.new('idle').first.args
+      same 1, Sidekiq::Queue.new('idle').clear.size
+    }
+  }
+end
+
+if Sidekiq.server?
+  options = Sidekiq.respond_to?(:default_configuration) ? Sidekiq.default_configuration : Sidekiq.options
+  options[:average_scheduled_poll_interval] = 1
+else
+  pid = spawn('sidekiq', '-r', __FILE__, '-c', '2', '-t', '1', %i[out err] => 'sidekiq.log')
+  at_exit { Process.kill(:KILL, pid) }
+  run Sidekiq::VERSION, checks
 end

@@ -111,7 +111,7 @@ def test_the_upstreams_credentials(redis_server, nearcache):
 
 
 def test_the_upstreams_user(redis_server, nearcache):
-    server = redis_server("--user", "app on >s3cret ~* &* +@all")
+    server = redis_server("--user", "app", "on", ">s3cret", "~*", "&*", "+@all")
     near = nearcache(upstream=f"redis://app:s3cret@127.0.0.1:{server.port}/0")
     wire = near.wire()
     assert wire.call("ACL", "WHOAMI") == b"app" and wire.call("SET", "k", "v") == "OK"

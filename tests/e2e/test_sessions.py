@@ -24,11 +24,14 @@ def pair(module_redis_server, module_nearcache):
 
 @pytest.fixture
 def wires(pair):
-    """Connections to both, with nothing in them."""
+    """Connections to both, with nothing in them; whatever else is opened ends with the test."""
     bare, near = pair
     bare.client().flushall()
     near.server.client().flushall()
-    return bare.wire(), near.wire()
+    yield bare.wire(), near.wire()
+    for process in (bare, near, near.server):
+        while process.wires:
+            process.wires.pop().close()
 
 
 @pytest.fixture
@@ -231,7 +234,7 @@ def test_filtered_commands_stay_filtered_in_a_transaction(stack):
 def test_hello_in_a_transaction_leaves_no_odd_connection(wires, pair):
     _, near = wires
     for version in (3, 2):
-        near.call("HASH" if False else "HSET", "h", "f", "v")
+        near.call("HSET", "h", "f", "v")
         assert near.call("MULTI") == "OK"
         assert near.call("HELLO", version) == "QUEUED"
         assert near.call("HGETALL", "h") == "QUEUED"
@@ -491,7 +494,7 @@ def test_connections_are_reused(stack):
     assert direct.info("clients")["connected_clients"] < 8
 
 
-def test_a_connection_is_clean_for_the_next_client(pair):
+def test_a_connection_is_clean_for_the_next_client(pair, wires):
     """Whatever state the one before left, or was about to leave."""
     near = pair[1]
     for leave in ([["WATCH", "k"]], [["MULTI"]], [["MULTI"], ["NOSUCH"]], [["SUBSCRIBE", "c"]],
@@ -621,7 +624,6 @@ def test_a_script_that_runs_for_long(stack):
     while time.monotonic() < begin + 0.7:  # longer than upstream.timeout: neither is cut off
         assert str(other.call("STRLEN", "k")).startswith("BUSY ")
         assert other.call("CLIENT", "ID") > 0
-        assert str(near.wire().call("MULTI")) in ("OK", ) or True
     assert other.call("SCRIPT", "KILL") == "OK"
     assert "Script killed by user" in str(wire.reply())
     wait_until(lambda: other.call("STRLEN", "k") == 1)
