@@ -36,7 +36,8 @@ struct request {
     bool exclusive; /* nothing of this client runs beside it */
     bool begun;     /* some of its reply has been handed on */
     bool muted;     /* the client wants no reply: CLIENT REPLY */
-    bool patient;   /* it may take any time: it blocks, or runs a script */
+    bool patient;   /* it may take any time: it blocks, or runs a script .. */
+    bool blocks;    /* .. and it is the former */
     uint8_t effect; /* on the session, once it is answered: session.c's */
     bool select_db; /* +OK makes `db` the client's database */
     uint32_t db;
@@ -59,7 +60,7 @@ struct request {
 struct caller_state {
     bool watching;
     uint32_t queued;   /* commands of the transaction (caller.in_multi) */
-    uint32_t blocking; /* requests that block, or run a script */
+    uint32_t blocking; /* requests that wait for others: BLPOP .. */
     uint32_t channels, patterns, shards; /* subscriptions */
     bool tracking, tracking_bcast;
     uint64_t redirect; /* caller id that its invalidations go to; 0: itself */

@@ -265,7 +265,7 @@ static void on_ended(void *ctx, bool eof, const char *why)
 {
     struct client *cl = client_of(ctx);
     (void)why;
-    if (!eof) {
+    if (!eof || cl->caller.state.blocking) { /* what it waits for may never come */
         client_close(cl);
         return;
     }
@@ -471,6 +471,7 @@ void clients_drain(struct proxy *p)
     for (c = TAILQ_FIRST(&p->callers); c; c = next) {
         next = TAILQ_NEXT(c, entry);
         c->quitting = true;
+        c->kill = c->state.blocking > 0; /* what it waits for may never come */
         c->progress(c);
     }
 }

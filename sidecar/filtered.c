@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "forward.h"
 #include "resp_read.h"
 #include "wire.h"
+
+#define UNREADABLE "-NEARCACHE the upstream's reply could not be read\r\n"
 
 /* --- the way of such a reply --------------------------------------------------------------------
  */
@@ -33,7 +34,7 @@ static void on_reply(struct query *q, const char *reply, size_t n, const char *e
     else if (error || (n > 0 && *reply == '-'))
         hand_on(f->request, reply, n, error);
     else /* as it is, it might show too much */
-        request_fail(f->request, "-NEARCACHE the upstream's reply could not be read\r\n");
+        request_fail(f->request, UNREADABLE);
     free(out.p);
     free(f);
 }
@@ -296,4 +297,36 @@ void filtered_slowlog_get(struct proxy *p, struct caller *c, const struct comman
         forward_as_it_is(p, c, command, argv, argc);
     else
         ask_slowlog(p, c, argv, argc);
+}
+
+/* --- within EXEC --------------------------------------------------------------------------------
+ */
+
+bool filtered_applies(const struct proxy *p, const struct command *command)
+{
+    switch (command->id) {
+    case COMMAND_ID_CONFIG_GET:
+        return p->config->admin_commands != ADMIN_COMMANDS_ALLOW;
+    case COMMAND_ID_SLOWLOG_GET:
+        return p->ns->prefix.len > 0;
+    default:
+        return false;
+    }
+}
+
+void filtered_reply(struct proxy *p, const struct request_plan *plan, unsigned resp,
+                    struct resp_slice reply, struct text *out)
+{
+    struct text altered = {0};
+    bool ok = plan->command->id == COMMAND_ID_CONFIG_GET
+                  ? filtered_config(reply, resp, &altered)
+                  : filtered_slowlog(p->ns, p->commands, &p->keys, reply, -1, &altered);
+    if (ok)
+        text_append(out, altered.p, altered.len);
+    else if (reply.len > 0 && *reply.data == '-')
+        text_append(out, reply.data, reply.len);
+    else
+        text_append(out, UNREADABLE, strlen(UNREADABLE));
+    out->failed |= altered.failed;
+    free(altered.p);
 }

@@ -9,7 +9,7 @@
 #ifndef NEARCACHE_FILTERED_H
 #define NEARCACHE_FILTERED_H
 
-#include "proxy.h"
+#include "forward.h"
 #include "query.h"
 #include "text.h"
 
@@ -19,6 +19,13 @@ void filtered_config_get(struct proxy *p, struct caller *c, const struct command
 /* SLOWLOG GET [count] */
 void filtered_slowlog_get(struct proxy *p, struct caller *c, const struct command *command,
                           const struct resp_slice *argv, size_t argc);
+
+/* Does the server's reply to this command have to be altered here? For one that comes another way
+ * than the above: within EXEC's. */
+bool filtered_applies(const struct proxy *p, const struct command *command);
+/* Then: appends what a client that speaks `resp` is to see of it, an error if it can't be read. */
+void filtered_reply(struct proxy *p, const struct request_plan *plan, unsigned resp,
+                    struct resp_slice reply, struct text *out);
 
 /* --- the way of such a reply --------------------------------------------------------------------
  */

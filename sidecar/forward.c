@@ -372,7 +372,7 @@ static void end_patience(struct request *r)
 {
     r->patient = false;
     upstream_patience(r->source, -1);
-    if (r->caller)
+    if (r->caller && r->blocks)
         r->caller->state.blocking--;
 }
 

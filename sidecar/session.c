@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "filtered.h"
 #include "local.h"
 #include "push.h"
 #include "query.h"
@@ -199,15 +200,30 @@ static struct request *send_plain(struct proxy *p, struct caller *c, const struc
     return forward_send(p, c, plan, c->lane);
 }
 
-/* A reply without a deadline. */
-static void send_patient(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static void be_patient(struct request *r)
+{
+    r->patient = true;
+    upstream_patience(r->source, 1);
+}
+
+/* A reply without a deadline: a script runs, .. */
+static struct request *send_patient(struct proxy *p, struct caller *c,
+                                    const struct request_plan *plan)
 {
     struct request *r = send_plain(p, c, plan);
+    if (r)
+        be_patient(r);
+    return r;
+}
+
+/* .. or it waits for what others do. */
+static void send_blocking(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct request *r = send_patient(p, c, plan);
     if (!r)
         return;
-    r->patient = true;
+    r->blocks = true;
     c->state.blocking++;
-    upstream_patience(c->lane, 1);
 }
 
 /* The server counts writes of the connection that asks; PING makes all that went before its own. */
@@ -221,7 +237,7 @@ static void send_wait(struct proxy *p, struct caller *c, const struct request_pl
         return;
     }
     wire_command(upstream_out(uc), (struct resp_slice[]){wire_text("PING")}, 1);
-    send_patient(p, c, plan);
+    send_blocking(p, c, plan);
 }
 
 /* --- transactions -------------------------------------------------------------------------------
@@ -273,9 +289,7 @@ static void run_exec(struct proxy *p, struct caller *c, const struct request_pla
         session_exec_end(p, r, '-', UPSTREAM_NO_MEMORY);
         return;
     }
-    r->patient = true; /* there may be scripts in it */
-    c->state.blocking++;
-    upstream_patience(uc, 1);
+    be_patient(r); /* there may be scripts in it */
     forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
@@ -290,6 +304,7 @@ static void append_stand_in(struct chain *out, const struct request_plan *plan)
         wire_command(out, (struct resp_slice[]){wire_text("PING")}, 1);
 }
 
+/* Answered here, though not in a transaction: the server's answer is good, or made good. */
 static bool is_run_here(const struct command *command)
 {
     switch (command->id) {
@@ -304,11 +319,6 @@ static bool is_run_here(const struct command *command)
     default:
         return command->class_ == COMMAND_LOCAL;
     }
-}
-
-static bool is_scoped(const struct proxy *p, const struct command *command)
-{
-    return command->class_ == COMMAND_SCOPED && p->ns->prefix.len;
 }
 
 static bool is_subscription(const struct command *command)
@@ -326,6 +336,18 @@ static bool is_subscription(const struct command *command)
     }
 }
 
+/* Replies that have to be seen whole. */
+static bool is_gathered(const struct proxy *p, const struct command *command)
+{
+    return is_subscription(command) || filtered_applies(p, command) ||
+           command->id == COMMAND_ID_CLIENT_TRACKINGINFO;
+}
+
+static bool is_scoped(const struct proxy *p, const struct command *command)
+{
+    return command->class_ == COMMAND_SCOPED && p->ns->prefix.len;
+}
+
 /* Notes what its element of EXEC's reply will need. */
 static bool note_element(struct proxy *p, struct transaction *t, const struct request_plan *plan)
 {
@@ -336,8 +358,8 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
         return transaction_add_local(t, plan);
     if (command->id == COMMAND_ID_SELECT && resp_parse_int(plan->argv[1], &db))
         return transaction_add_select(t, (uint32_t)db);
-    if (is_subscription(command))
-        return transaction_add_message(t);
+    if (is_gathered(p, command))
+        return transaction_add_gathered(t, command);
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = true;
     struct resp_rewriter *rewriter;
@@ -345,10 +367,45 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
            transaction_add(t, rewriter);
 }
 
+static struct caller *find_caller(struct proxy *p, struct resp_slice id)
+{
+    int64_t n;
+    struct caller *c;
+    if (!resp_parse_int(id, &n) || n <= 0)
+        return NULL;
+    TAILQ_FOREACH(c, &p->callers, entry)
+    if (c->id == (uint64_t)n)
+        return c;
+    return NULL;
+}
+
+/* The number at the server of the connection that the client `id` has there; `other`: none. */
+static void append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other)
+{
+    struct caller *c = find_caller(p, id);
+    uint64_t theirs = c && c->lane ? upstream_client_id(c->lane) : other;
+    char number[24];
+    int64_t n;
+    snprintf(number, sizeof number, "%llu", (unsigned long long)theirs);
+    wire_bulk(out, resp_parse_int(id, &n) ? wire_text(number) : id);
+}
+
+static void append_unblock(struct proxy *p, struct chain *out, const struct request_plan *plan)
+{
+    wire_header(out, '*', plan->argc);
+    for (size_t i = 0; i < plan->argc; i++)
+        if (i == 2)
+            append_id(p, out, plan->argv[i], 0);
+        else
+            wire_bulk(out, plan->argv[i]);
+}
+
 static void append_queued(struct proxy *p, struct chain *out, const struct request_plan *plan)
 {
     if (is_run_here(plan->command))
         append_stand_in(out, plan);
+    else if (plan->command->id == COMMAND_ID_CLIENT_UNBLOCK)
+        append_unblock(p, out, plan);
     else if (is_scoped(p, plan->command))
         scoped_append(p, out, plan->command->id, plan->argv, plan->argc);
     else
@@ -403,20 +460,57 @@ static void answer_redirect(struct caller *c)
     caller_answer_integer(c, c->state.tracking ? (int64_t)c->state.redirect : -1);
 }
 
+/* The stand-in has switched the server's side, if it could. */
+static void follow_hello(struct caller *c, const struct request_plan *plan)
+{
+    int64_t version;
+    if (plan->argc < 2 || !resp_parse_int(plan->argv[1], &version) || version < 2 || version > 3)
+        return;
+    if (c->lane)
+        upstream_set_resp(c->lane, (unsigned)version);
+    c->quitting |= c->resp != version; /* AUTH in it failed here: the two can't be told apart again */
+}
+
 static void run_local(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     if (plan->command->id == COMMAND_ID_CLIENT_GETREDIR)
         answer_redirect(c);
     else
         local_run(p, c, plan->command, plan->argv, plan->argc);
+    if (plan->command->id == COMMAND_ID_HELLO)
+        follow_hello(c, plan);
 }
 
 
 static void translate(struct caller *c, const char *frame, size_t n, struct chain *out);
+static void write_tracking_info(const struct proxy *p, const struct caller *c, const char *reply,
+                                size_t n, struct chain *out);
+
+/* A gathered element of EXEC's reply. */
+static void hand_on_element(struct proxy *p, struct caller *c, const struct command *command,
+                            struct resp_slice reply, struct chain *out)
+{
+    struct text t = {0};
+    if (is_subscription(command)) {
+        translate(c, reply.data, reply.len, out);
+        return;
+    }
+    if (command->id == COMMAND_ID_CLIENT_TRACKINGINFO) {
+        write_tracking_info(p, c, reply.data, reply.len, out);
+        return;
+    }
+    filtered_reply(p, &(struct request_plan){.command = command}, c->resp, reply, &t);
+    if (t.failed)
+        chain_append(out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
+    else
+        chain_append(out, t.p, t.len);
+    free(t.p);
+}
 
 void session_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
-    static const struct transaction_hooks hooks = {.run = run_local, .message = translate};
+    static const struct transaction_hooks hooks = {.run = run_local,
+                                                     .gathered = hand_on_element};
     transaction_reply(p, r, &hooks, bytes, n);
     forward_watch_backlog(p, r);
 }
@@ -577,21 +671,8 @@ void session_push(void *ctx, void *holder, const char *bytes, size_t n, bool end
 struct tracking_request {
     bool on, bcast, add_namespace;
     size_t prefixes;
-    uint64_t redirect;      /* caller id */
-    uint64_t redirect_conn; /* the server's id of that caller's connection */
+    uint64_t redirect; /* caller id */
 };
-
-static struct caller *find_caller(struct proxy *p, struct resp_slice id)
-{
-    int64_t n;
-    struct caller *c;
-    if (!resp_parse_int(id, &n) || n <= 0)
-        return NULL;
-    TAILQ_FOREACH(c, &p->callers, entry)
-    if (c->id == (uint64_t)n)
-        return c;
-    return NULL;
-}
 
 /* The connection of a client that others redirect to is its own for good. False: not ready yet. */
 static bool pin(struct proxy *p, struct caller *c)
@@ -617,7 +698,6 @@ static bool read_tracking(struct proxy *p, const struct request_plan *plan, stru
             if (other && t->on && !pin(p, other))
                 return false;
             t->redirect = other ? other->id : 0;
-            t->redirect_conn = other && other->lane ? upstream_client_id(other->lane) : INT64_MAX;
         } else if (is_option(plan, i, "prefix")) {
             t->prefixes++;
             i++;
@@ -627,14 +707,6 @@ static bool read_tracking(struct proxy *p, const struct request_plan *plan, stru
     }
     t->add_namespace = t->on && t->bcast && t->prefixes == 0 && p->ns->prefix.len;
     return true;
-}
-
-static void append_redirect(struct chain *out, struct resp_slice given, uint64_t id)
-{
-    char number[24];
-    int64_t n;
-    snprintf(number, sizeof number, "%llu", (unsigned long long)id);
-    wire_bulk(out, resp_parse_int(given, &n) ? wire_text(number) : given);
 }
 
 static size_t append_tracking(struct proxy *p, struct chain *out, const struct request_plan *plan,
@@ -647,7 +719,7 @@ static size_t append_tracking(struct proxy *p, struct chain *out, const struct r
         if (i < 3)
             continue;
         if (is_option(plan, i, "redirect"))
-            append_redirect(out, plan->argv[++i], t->redirect_conn);
+            append_id(p, out, plan->argv[++i], INT64_MAX);
         else if (is_option(plan, i, "prefix"))
             wire_bulk2(out, p->ns->prefix, plan->argv[++i]);
     }
@@ -879,15 +951,16 @@ static enum request_outcome run_tracking_family(struct proxy *p, struct caller *
         break;
     default:
         answer_redirect(c);
-        session_settle(p, c);
         break;
     }
+    session_settle(p, c);
     return REQUEST_TAKEN;
 }
 
 static void run_watch(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    c->state.watching = send_plain(p, c, plan) || c->state.watching;
+    if (send_plain(p, c, plan) && !is_in_pubsub_mode(c)) /* there it is refused */
+        c->state.watching = true;
 }
 
 static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
@@ -917,12 +990,15 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
             run_subscription(p, c, plan);
         else if (strcmp(command->name, "waitaof") == 0)
             send_wait(p, c, plan);
+        else if (command->flags & COMMAND_FLAG_BLOCKING)
+            send_blocking(p, c, plan);
         else
-            send_patient(p, c, plan);
+            (void)send_patient(p, c, plan);
         /* CLIENT sub-commands of newer servers: what they change is not known here. */
         c->session->pinned |= command->learned && strchr(command->name, '|');
         break;
     }
+    session_settle(p, c); /* it may have been refused */
     return REQUEST_TAKEN;
 }
 

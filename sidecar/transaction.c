@@ -9,10 +9,10 @@
 
 /* What becomes of one element of EXEC's reply. */
 struct queued {
-    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_MESSAGE } what;
+    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_GATHERED } what;
     struct resp_rewriter *rewriter; /* owned; or NULL */
     uint32_t db;
-    const struct command *command; /* ELEMENT_LOCAL */
+    const struct command *command; /* ELEMENT_LOCAL, ELEMENT_GATHERED */
     struct resp_slice *argv;       /* owned, as one piece of memory */
     size_t argc;
 };
@@ -28,8 +28,9 @@ struct transaction {
     size_t header_len;
     size_t at; /* the element at hand */
     struct resp_framer framer;
-    char *message; /* of an ELEMENT_MESSAGE, as far as it has come */
-    size_t message_len;
+    char *held; /* of an ELEMENT_GATHERED, as far as it has come */
+    size_t held_len;
+    bool failed; /* there was no memory for it */
 };
 
 struct transaction *transaction_new(void)
@@ -47,7 +48,7 @@ void transaction_free(struct transaction *t)
     }
     free(t->v);
     writes_free(&t->writes);
-    free(t->message);
+    free(t->held);
     free(t);
 }
 
@@ -86,9 +87,9 @@ bool transaction_add_select(struct transaction *t, uint32_t db)
     return add(t, (struct queued){.what = ELEMENT_SELECT, .db = db});
 }
 
-bool transaction_add_message(struct transaction *t)
+bool transaction_add_gathered(struct transaction *t, const struct command *command)
 {
-    return add(t, (struct queued){.what = ELEMENT_MESSAGE});
+    return add(t, (struct queued){.what = ELEMENT_GATHERED, .command = command});
 }
 
 static struct resp_slice *copy_argv(const struct request_plan *plan)
@@ -159,26 +160,33 @@ static void answer_here(const struct reply *re, const struct queued *q)
     hand_on(re, &answer);
 }
 
-static void keep_message(struct transaction *t, const char *p, size_t n)
+static void gather(struct transaction *t, const char *p, size_t n)
 {
-    char *more = realloc(t->message, t->message_len + n);
+    char *more = realloc(t->held, t->held_len + n);
+    t->failed |= !more;
     if (!more)
         return;
-    memcpy(more + t->message_len, p, n);
-    t->message = more;
-    t->message_len += n;
+    memcpy(more + t->held_len, p, n);
+    t->held = more;
+    t->held_len += n;
 }
 
-static void translate_message(const struct reply *re)
+static void hand_on_gathered(const struct reply *re, const struct queued *q)
 {
+    struct transaction *t = re->t;
     struct caller *c = re->request->caller;
     struct chain out;
     if (c) {
         chain_init(&out, &c->loop->pool);
-        re->hooks->message(c, re->t->message, re->t->message_len, &out);
+        if (t->failed)
+            chain_append(&out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
+        else
+            re->hooks->gathered(re->proxy, c, q->command,
+                                (struct resp_slice){t->held, t->held_len}, &out);
         hand_on(re, &out);
     }
-    re->t->message_len = 0;
+    t->held_len = 0;
+    t->failed = false;
 }
 
 static void end_element(const struct reply *re, const struct queued *q, char type)
@@ -187,8 +195,8 @@ static void end_element(const struct reply *re, const struct queued *q, char typ
     re->t->at++;
     if (q->what == ELEMENT_LOCAL)
         answer_here(re, q);
-    else if (q->what == ELEMENT_MESSAGE)
-        translate_message(re);
+    else if (q->what == ELEMENT_GATHERED)
+        hand_on_gathered(re, q);
     else if (q->what == ELEMENT_SELECT && type == '+' && c)
         forward_select_db(re->request->source, c, q->db);
 }
@@ -203,8 +211,8 @@ static size_t take_element(const struct reply *re, const struct queued *q, const
         status = resp_rewrite(q->rewriter, p, n, &used, emit, re->request);
     } else {
         status = resp_frame(&t->framer, p, n, &used);
-        if (q->what == ELEMENT_MESSAGE)
-            keep_message(t, p, used);
+        if (q->what == ELEMENT_GATHERED)
+            gather(t, p, used);
         else if (q->what != ELEMENT_LOCAL)
             request_bytes(re->request, p, used);
     }

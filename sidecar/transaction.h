@@ -24,14 +24,16 @@ __attribute__((warn_unused_result)) bool transaction_add_select(struct transacti
 __attribute__((warn_unused_result)) bool
 transaction_add_local(struct transaction *t, const struct request_plan *plan);
 
-/* A command that is answered with a message: SUBSCRIBE .. of one channel. */
-__attribute__((warn_unused_result)) bool transaction_add_message(struct transaction *t);
+/* A command whose reply has to be seen whole before the client is handed something. */
+__attribute__((warn_unused_result)) bool transaction_add_gathered(struct transaction *t,
+                                                                  const struct command *command);
 
 struct transaction_hooks {
     /* Runs a local command; it answers at once. */
     void (*run)(struct proxy *p, struct caller *c, const struct request_plan *plan);
-    /* A whole message: appends what the client is to see of it. */
-    void (*message)(struct caller *c, const char *frame, size_t n, struct chain *out);
+    /* A gathered reply: appends what the client is to see of it. */
+    void (*gathered)(struct proxy *p, struct caller *c, const struct command *command,
+                     struct resp_slice reply, struct chain *out);
 };
 
 /* Part of EXEC's reply, for r->transaction. */
