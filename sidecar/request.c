@@ -328,6 +328,10 @@ static const char *refusal(struct proxy *p, const struct caller *c, const struct
         text[command_unknown_error(p->commands, plan->argv, plan->argc, text) - 2] = '\0';
         return text + 1;
     }
+    if (!command_arity_ok(command, plan->argc) && command->id == COMMAND_ID_EXEC)
+        return c->in_multi ? NULL /* the server ends the transaction with these words */
+                           : "EXECABORT Transaction discarded because of: wrong number of "
+                             "arguments for 'exec' command";
     if (!command_arity_ok(command, plan->argc)) {
         text[command_arity_error(command, text) - 2] = '\0';
         return text + 1;
@@ -344,6 +348,13 @@ static const char *refusal(struct proxy *p, const struct caller *c, const struct
     return text;
 }
 
+static void note_pause(struct proxy *p, const struct request_plan *plan)
+{
+    int64_t ms;
+    if (resp_parse_int(plan->argv[2], &ms) && ms > 0)
+        p->paused_until = loop_now(p->loop) + (uint64_t)ms;
+}
+
 enum request_outcome request_run(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     char text[COMMAND_ERROR_MAX];
@@ -357,10 +368,14 @@ enum request_outcome request_run(struct proxy *p, struct caller *c, const struct
     caller_next_command(c);
     if (error)
         forward_refuse(p, c, error);
-    else if (session_takes(c, plan))
+    else if (session_takes(p, c, plan))
         outcome = session_run(p, c, plan);
     else
         outcome = run_class(p, c, plan);
+    if (!error && plan->command->id == COMMAND_ID_CLIENT_PAUSE)
+        note_pause(p, plan);
+    else if (!error && plan->command->id == COMMAND_ID_CLIENT_UNPAUSE)
+        p->paused_until = 0;
     if (outcome == REQUEST_LATER)
         c->reply_skip_next = skip_next;
     if (p->n_monitors && outcome == REQUEST_TAKEN && !error && c->conn)

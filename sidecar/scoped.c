@@ -373,7 +373,7 @@ static void flush_all(struct walk *w)
 static bool flush_syntax(const struct resp_slice *argv, size_t argc)
 {
     return argc == 1 ||
-           (argc == 2 && (resp_slice_is(argv[1], "async") || resp_slice_is(argv[1], "sync")));
+           (argc == 2 && (resp_word_is(argv[1], "async") || resp_word_is(argv[1], "sync")));
 }
 
 static void run_flush(struct proxy *p, struct caller *c, bool all, const struct resp_slice *argv,

@@ -17,6 +17,13 @@
 
 enum { SESSION_MAGIC = 0x73657373 };
 
+/* CLIENT TRACKING as asked for. */
+struct tracking_request {
+    bool on, bcast, add_namespace;
+    size_t prefixes;
+    uint64_t redirect; /* caller id */
+};
+
 struct session {
     uint32_t magic;
     struct proxy *proxy;
@@ -27,14 +34,13 @@ struct session {
     struct transaction *transaction;         /* being queued */
     struct request *subscribing, *last_subscribing; /* not yet confirmed, in order */
     bool whole_namespace;                    /* tracks by the namespace's own prefix */
-    bool next_bcast, next_whole;             /* of the CLIENT TRACKING under way */
-    uint64_t next_redirect;
+    struct tracking_request next;            /* the CLIENT TRACKING under way */
     char *message; /* a message as far as it has come */
     size_t message_len, message_cap;
 };
 
 /* What the end of a request does to its session (request.effect). */
-enum effect { EFFECT_NONE, EFFECT_MULTI, EFFECT_TRACKING_ON, EFFECT_TRACKING_OFF };
+enum effect { EFFECT_NONE, EFFECT_MULTI, EFFECT_TRACKING };
 
 static struct session *session_of(void *holder)
 {
@@ -240,6 +246,200 @@ static void send_wait(struct proxy *p, struct caller *c, const struct request_pl
     send_blocking(p, c, plan);
 }
 
+/* --- ids ----------------------------------------------------------------------------------------
+ */
+
+static struct caller *find_caller(struct proxy *p, struct resp_slice id)
+{
+    int64_t n;
+    struct caller *c;
+    if (!resp_parse_int(id, &n) || n <= 0)
+        return NULL;
+    TAILQ_FOREACH(c, &p->callers, entry)
+    if (c->id == (uint64_t)n)
+        return c;
+    return NULL;
+}
+
+/* The number at the server of the connection that the client `id` has there; `other`: none. */
+static void append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other)
+{
+    struct caller *c = find_caller(p, id);
+    uint64_t theirs = c && c->lane ? upstream_client_id(c->lane) : other;
+    char number[24];
+    int64_t n;
+    snprintf(number, sizeof number, "%llu", (unsigned long long)theirs);
+    wire_bulk(out, resp_parse_int(id, &n) ? wire_text(number) : id);
+}
+
+/* --- CLIENT TRACKING ----------------------------------------------------------------------------
+ */
+
+/* The connection of a client that others redirect to is its own for good. False: not ready yet. */
+static bool pin(struct proxy *p, struct caller *c)
+{
+    if (!c->session && (c->head || !open_session(p, c)))
+        return false;
+    c->session->pinned = true;
+    return upstream_client_id(c->lane) != 0;
+}
+
+static bool is_option(const struct request_plan *plan, size_t i, const char *word)
+{
+    return i + 1 < plan->argc && resp_word_is(plan->argv[i], word);
+}
+
+/* False: the connection redirected to is not ready yet. */
+static bool read_tracking(struct proxy *p, const struct request_plan *plan, struct tracking_request *t)
+{
+    *t = (struct tracking_request){.on = resp_word_is(plan->argv[2], "on")};
+    for (size_t i = 3; i < plan->argc; i++) {
+        if (is_option(plan, i, "redirect")) {
+            struct caller *other = find_caller(p, plan->argv[++i]);
+            if (other && t->on && !pin(p, other))
+                return false;
+            t->redirect = other ? other->id : 0;
+        } else if (is_option(plan, i, "prefix")) {
+            t->prefixes++;
+            i++;
+        } else if (resp_word_is(plan->argv[i], "bcast")) {
+            t->bcast = true;
+        }
+    }
+    t->add_namespace = t->on && t->bcast && t->prefixes == 0 && p->ns->prefix.len;
+    return true;
+}
+
+static size_t append_tracking(struct proxy *p, struct chain *out, const struct request_plan *plan,
+                              const struct tracking_request *t)
+{
+    size_t before = out->len;
+    wire_header(out, '*', plan->argc + (t->add_namespace ? 2 : 0));
+    for (size_t i = 0; i < plan->argc; i++) {
+        wire_bulk(out, plan->argv[i]);
+        if (i < 3)
+            continue;
+        if (is_option(plan, i, "redirect"))
+            append_id(p, out, plan->argv[++i], INT64_MAX);
+        else if (is_option(plan, i, "prefix"))
+            wire_bulk2(out, p->ns->prefix, plan->argv[++i]);
+    }
+    if (t->add_namespace) {
+        wire_bulk(out, wire_text("PREFIX"));
+        wire_bulk(out, p->ns->prefix);
+    }
+    return out->len - before;
+}
+
+static void apply_tracking(struct caller *c, const struct tracking_request *t)
+{
+    struct caller_state *st = &c->state;
+    st->tracking = t->on;
+    st->tracking_bcast = t->on && t->bcast;
+    st->redirect = t->on ? t->redirect : 0;
+    c->session->whole_namespace = t->on && (t->add_namespace || c->session->whole_namespace);
+}
+
+static void send_tracking(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                          const struct tracking_request *t)
+{
+    struct upstream_conn *uc = c->lane;
+    struct session *s = c->session;
+    struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
+    if (!r)
+        return;
+    if (!forward_rewriter(p, plan, &r->rewriter) ||
+        !upstream_expect(uc, r, REPLY_FORWARD)) {
+        forward_give_up(p, r);
+        return;
+    }
+    s->next = *t;
+    r->effect = EFFECT_TRACKING;
+    r->exclusive = c->exclusive = true;
+    forward_sent(r, append_tracking(p, upstream_out(uc), plan, t));
+}
+
+static enum request_outcome run_tracking(struct proxy *p, struct caller *c,
+                                         const struct request_plan *plan)
+{
+    struct tracking_request t;
+    if (!read_tracking(p, plan, &t) && !has_waited_enough(p, c))
+        return wait_a_while(p, c);
+    stop_waiting(p, c);
+    /* The server would refuse our prefix as overlapping with itself. */
+    if (t.add_namespace && c->state.tracking && c->session->whole_namespace)
+        caller_answer_text(c, "+OK\r\n");
+    else
+        send_tracking(p, c, plan, &t);
+    return REQUEST_TAKEN;
+}
+
+/* CLIENT TRACKINGINFO: flags, the id redirected to, prefixes. */
+struct tracking_info {
+    struct query query; /* first */
+    struct proxy *proxy;
+    struct request *request;
+};
+
+/* Past an element's line; true if there was one. */
+static bool skip_line(struct resp_reader *r)
+{
+    const char *lf = memchr(r->p, '\n', (size_t)(r->end - r->p));
+    r->p = lf ? lf + 1 : r->end;
+    return lf;
+}
+
+/* What stands before and behind the id, as it is; prefixes without ours. */
+static void write_tracking_info(const struct proxy *p, const struct caller *c, const char *reply,
+                                size_t n, struct chain *out)
+{
+    static const char mark[] = "$8\r\nredirect\r\n";
+    const char *at = memmem(reply, n, mark, sizeof mark - 1);
+    struct resp_reader rest = {at ? at + sizeof mark - 1 : reply + n, reply + n};
+    struct resp_slice text;
+    int64_t id;
+    chain_append(out, reply, (size_t)(rest.p - reply));
+    if (!resp_read_integer(&rest, &id))
+        return;
+    wire_integer(out, id > 0 ? (int64_t)c->state.redirect : id);
+    while (rest.p < rest.end) {
+        const char *before = rest.p;
+        if (resp_read_bulk(&rest, &text)) {
+            (void)namespace_strip(p->ns, text, &text);
+            wire_bulk(out, text);
+        } else if (skip_line(&rest)) {
+            chain_append(out, before, (size_t)(rest.p - before));
+        }
+    }
+}
+
+static void tracking_info_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct tracking_info *info = (struct tracking_info *)q;
+    struct request *r = info->request;
+    struct proxy *p = info->proxy;
+    free(info);
+    if (error) {
+        forward_lost(p, r, error);
+        return;
+    }
+    if (r->caller)
+        write_tracking_info(p, r->caller, reply, n, &r->after);
+    forward_done(p, r, '*');
+}
+
+static void run_tracking_info(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct tracking_info *info = calloc(1, sizeof *info);
+    struct request *r = info ? forward_expect(c, c->lane) : NULL;
+    if (!r) {
+        free(info);
+        return;
+    }
+    *info = (struct tracking_info){.query.done = tracking_info_done, .proxy = p, .request = r};
+    query_send(&info->query, c->lane, plan->argv, plan->argc);
+}
+
 /* --- transactions -------------------------------------------------------------------------------
  */
 
@@ -358,6 +558,8 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
         return transaction_add_local(t, plan);
     if (command->id == COMMAND_ID_SELECT && resp_parse_int(plan->argv[1], &db))
         return transaction_add_select(t, (uint32_t)db);
+    if (command->id == COMMAND_ID_CLIENT_TRACKING)
+        return transaction_add_setting(t, plan);
     if (is_gathered(p, command))
         return transaction_add_gathered(t, command);
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
@@ -365,29 +567,6 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
     struct resp_rewriter *rewriter;
     return writes_add(p, w, plan) && forward_rewriter(p, plan, &rewriter) &&
            transaction_add(t, rewriter);
-}
-
-static struct caller *find_caller(struct proxy *p, struct resp_slice id)
-{
-    int64_t n;
-    struct caller *c;
-    if (!resp_parse_int(id, &n) || n <= 0)
-        return NULL;
-    TAILQ_FOREACH(c, &p->callers, entry)
-    if (c->id == (uint64_t)n)
-        return c;
-    return NULL;
-}
-
-/* The number at the server of the connection that the client `id` has there; `other`: none. */
-static void append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other)
-{
-    struct caller *c = find_caller(p, id);
-    uint64_t theirs = c && c->lane ? upstream_client_id(c->lane) : other;
-    char number[24];
-    int64_t n;
-    snprintf(number, sizeof number, "%llu", (unsigned long long)theirs);
-    wire_bulk(out, resp_parse_int(id, &n) ? wire_text(number) : id);
 }
 
 static void append_unblock(struct proxy *p, struct chain *out, const struct request_plan *plan)
@@ -400,12 +579,22 @@ static void append_unblock(struct proxy *p, struct chain *out, const struct requ
             wire_bulk(out, plan->argv[i]);
 }
 
+static void append_tracking_again(struct proxy *p, struct chain *out,
+                                  const struct request_plan *plan)
+{
+    struct tracking_request t;
+    if (read_tracking(p, plan, &t)) /* queue_tracking has seen to it */
+        (void)append_tracking(p, out, plan, &t);
+}
+
 static void append_queued(struct proxy *p, struct chain *out, const struct request_plan *plan)
 {
     if (is_run_here(plan->command))
         append_stand_in(out, plan);
     else if (plan->command->id == COMMAND_ID_CLIENT_UNBLOCK)
         append_unblock(p, out, plan);
+    else if (plan->command->id == COMMAND_ID_CLIENT_TRACKING)
+        append_tracking_again(p, out, plan);
     else if (is_scoped(p, plan->command))
         scoped_append(p, out, plan->command->id, plan->argv, plan->argc);
     else
@@ -431,6 +620,21 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     forward_sent(r, out->len - before);
 }
 
+static enum request_outcome queue_tracking(struct proxy *p, struct caller *c,
+                                           const struct request_plan *plan)
+{
+    struct tracking_request t;
+    if (!read_tracking(p, plan, &t)) {
+        if (!has_waited_enough(p, c))
+            return wait_a_while(p, c);
+        forward_refuse(p, c, "NEARCACHE the connection to redirect to is not ready");
+    } else {
+        queue(p, c, plan);
+    }
+    stop_waiting(p, c);
+    return REQUEST_TAKEN;
+}
+
 static enum request_outcome run_in_multi(struct proxy *p, struct caller *c,
                                          const struct request_plan *plan)
 {
@@ -446,13 +650,11 @@ static enum request_outcome run_in_multi(struct proxy *p, struct caller *c,
         (void)send_plain(p, c, plan);
         return REQUEST_TAKEN;
     case COMMAND_ID_CLIENT_TRACKING:
-        forward_refuse(p, c, "ERR nearcache: CLIENT TRACKING can't be queued in a transaction");
-        return REQUEST_TAKEN;
+        return queue_tracking(p, c, plan);
     default:
-        break;
+        queue(p, c, plan);
+        return REQUEST_TAKEN;
     }
-    queue(p, c, plan);
-    return REQUEST_TAKEN;
 }
 
 static void answer_redirect(struct caller *c)
@@ -483,8 +685,14 @@ static void run_local(struct proxy *p, struct caller *c, const struct request_pl
 
 
 static void translate(struct caller *c, const char *frame, size_t n, struct chain *out);
-static void write_tracking_info(const struct proxy *p, const struct caller *c, const char *reply,
-                                size_t n, struct chain *out);
+
+/* CLIENT TRACKING within EXEC. */
+static void set_tracking(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct tracking_request t;
+    if (c->session && read_tracking(p, plan, &t))
+        apply_tracking(c, &t);
+}
 
 /* A gathered element of EXEC's reply. */
 static void hand_on_element(struct proxy *p, struct caller *c, const struct command *command,
@@ -510,6 +718,7 @@ static void hand_on_element(struct proxy *p, struct caller *c, const struct comm
 void session_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
     static const struct transaction_hooks hooks = {.run = run_local,
+                                                     .set = set_tracking,
                                                      .gathered = hand_on_element};
     transaction_reply(p, r, &hooks, bytes, n);
     forward_watch_backlog(p, r);
@@ -665,173 +874,6 @@ void session_push(void *ctx, void *holder, const char *bytes, size_t n, bool end
         hand_on(s, s->message, s->message_len);
 }
 
-/* --- CLIENT TRACKING ----------------------------------------------------------------------------
- */
-
-struct tracking_request {
-    bool on, bcast, add_namespace;
-    size_t prefixes;
-    uint64_t redirect; /* caller id */
-};
-
-/* The connection of a client that others redirect to is its own for good. False: not ready yet. */
-static bool pin(struct proxy *p, struct caller *c)
-{
-    if (!c->session && (c->head || !open_session(p, c)))
-        return false;
-    c->session->pinned = true;
-    return upstream_client_id(c->lane) != 0;
-}
-
-static bool is_option(const struct request_plan *plan, size_t i, const char *word)
-{
-    return i + 1 < plan->argc && resp_word_is(plan->argv[i], word);
-}
-
-/* False: the connection redirected to is not ready yet. */
-static bool read_tracking(struct proxy *p, const struct request_plan *plan, struct tracking_request *t)
-{
-    *t = (struct tracking_request){.on = resp_word_is(plan->argv[2], "on")};
-    for (size_t i = 3; i < plan->argc; i++) {
-        if (is_option(plan, i, "redirect")) {
-            struct caller *other = find_caller(p, plan->argv[++i]);
-            if (other && t->on && !pin(p, other))
-                return false;
-            t->redirect = other ? other->id : 0;
-        } else if (is_option(plan, i, "prefix")) {
-            t->prefixes++;
-            i++;
-        } else if (resp_word_is(plan->argv[i], "bcast")) {
-            t->bcast = true;
-        }
-    }
-    t->add_namespace = t->on && t->bcast && t->prefixes == 0 && p->ns->prefix.len;
-    return true;
-}
-
-static size_t append_tracking(struct proxy *p, struct chain *out, const struct request_plan *plan,
-                              const struct tracking_request *t)
-{
-    size_t before = out->len;
-    wire_header(out, '*', plan->argc + (t->add_namespace ? 2 : 0));
-    for (size_t i = 0; i < plan->argc; i++) {
-        wire_bulk(out, plan->argv[i]);
-        if (i < 3)
-            continue;
-        if (is_option(plan, i, "redirect"))
-            append_id(p, out, plan->argv[++i], INT64_MAX);
-        else if (is_option(plan, i, "prefix"))
-            wire_bulk2(out, p->ns->prefix, plan->argv[++i]);
-    }
-    if (t->add_namespace) {
-        wire_bulk(out, wire_text("PREFIX"));
-        wire_bulk(out, p->ns->prefix);
-    }
-    return out->len - before;
-}
-
-static void send_tracking(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                          const struct tracking_request *t)
-{
-    struct upstream_conn *uc = c->lane;
-    struct session *s = c->session;
-    struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
-    if (!r)
-        return;
-    if (!forward_rewriter(p, plan, &r->rewriter) ||
-        !upstream_expect(uc, r, REPLY_FORWARD)) {
-        forward_give_up(p, r);
-        return;
-    }
-    s->next_bcast = t->bcast;
-    s->next_whole = t->add_namespace;
-    s->next_redirect = t->redirect;
-    r->effect = t->on ? EFFECT_TRACKING_ON : EFFECT_TRACKING_OFF;
-    r->exclusive = c->exclusive = true;
-    forward_sent(r, append_tracking(p, upstream_out(uc), plan, t));
-}
-
-static enum request_outcome run_tracking(struct proxy *p, struct caller *c,
-                                         const struct request_plan *plan)
-{
-    struct tracking_request t;
-    if (!read_tracking(p, plan, &t) && !has_waited_enough(p, c))
-        return wait_a_while(p, c);
-    stop_waiting(p, c);
-    /* The server would refuse our prefix as overlapping with itself. */
-    if (t.add_namespace && c->state.tracking && c->session->whole_namespace)
-        caller_answer_text(c, "+OK\r\n");
-    else
-        send_tracking(p, c, plan, &t);
-    return REQUEST_TAKEN;
-}
-
-/* CLIENT TRACKINGINFO: flags, the id redirected to, prefixes. */
-struct tracking_info {
-    struct query query; /* first */
-    struct proxy *proxy;
-    struct request *request;
-};
-
-/* Past an element's line; true if there was one. */
-static bool skip_line(struct resp_reader *r)
-{
-    const char *lf = memchr(r->p, '\n', (size_t)(r->end - r->p));
-    r->p = lf ? lf + 1 : r->end;
-    return lf;
-}
-
-/* What stands before and behind the id, as it is; prefixes without ours. */
-static void write_tracking_info(const struct proxy *p, const struct caller *c, const char *reply,
-                                size_t n, struct chain *out)
-{
-    static const char mark[] = "$8\r\nredirect\r\n";
-    const char *at = memmem(reply, n, mark, sizeof mark - 1);
-    struct resp_reader rest = {at ? at + sizeof mark - 1 : reply + n, reply + n};
-    struct resp_slice text;
-    int64_t id;
-    chain_append(out, reply, (size_t)(rest.p - reply));
-    if (!resp_read_integer(&rest, &id))
-        return;
-    wire_integer(out, id > 0 ? (int64_t)c->state.redirect : id);
-    while (rest.p < rest.end) {
-        const char *before = rest.p;
-        if (resp_read_bulk(&rest, &text)) {
-            (void)namespace_strip(p->ns, text, &text);
-            wire_bulk(out, text);
-        } else if (skip_line(&rest)) {
-            chain_append(out, before, (size_t)(rest.p - before));
-        }
-    }
-}
-
-static void tracking_info_done(struct query *q, const char *reply, size_t n, const char *error)
-{
-    struct tracking_info *info = (struct tracking_info *)q;
-    struct request *r = info->request;
-    struct proxy *p = info->proxy;
-    free(info);
-    if (error) {
-        forward_lost(p, r, error);
-        return;
-    }
-    if (r->caller)
-        write_tracking_info(p, r->caller, reply, n, &r->after);
-    forward_done(p, r, '*');
-}
-
-static void run_tracking_info(struct proxy *p, struct caller *c, const struct request_plan *plan)
-{
-    struct tracking_info *info = calloc(1, sizeof *info);
-    struct request *r = info ? forward_expect(c, c->lane) : NULL;
-    if (!r) {
-        free(info);
-        return;
-    }
-    *info = (struct tracking_info){.query.done = tracking_info_done, .proxy = p, .request = r};
-    query_send(&info->query, c->lane, plan->argv, plan->argc);
-}
-
 /* --- HELLO --------------------------------------------------------------------------------------
  */
 
@@ -880,19 +922,9 @@ void session_effect(struct request *r, char type)
             end_queueing(c);
         }
         break;
-    case EFFECT_TRACKING_ON:
-        if (type != '+')
-            break;
-        c->state.tracking = true;
-        c->state.tracking_bcast = s->next_bcast;
-        c->state.redirect = s->next_redirect;
-        s->whole_namespace |= s->next_whole;
-        break;
-    case EFFECT_TRACKING_OFF:
-        if (type != '+')
-            break;
-        c->state.tracking = c->state.tracking_bcast = s->whole_namespace = false;
-        c->state.redirect = 0;
+    case EFFECT_TRACKING:
+        if (type == '+')
+            apply_tracking(c, &s->next);
         break;
     }
 }
@@ -927,7 +959,16 @@ static bool is_in_pubsub_mode(const struct caller *c)
     return c->resp == 2 && c->session && (is_subscribed(c) || c->session->subscribing);
 }
 
-bool session_takes(const struct caller *c, const struct request_plan *plan)
+/* What waits until a CLIENT PAUSE is over may hold up nobody else. */
+static bool is_paused(struct proxy *p, const struct request_plan *plan)
+{
+    if (p->paused_until && loop_now(p->loop) >= p->paused_until)
+        p->paused_until = 0;
+    return p->paused_until && plan->command->class_ != COMMAND_LOCAL &&
+           plan->command->class_ != COMMAND_SCOPED;
+}
+
+bool session_takes(struct proxy *p, const struct caller *c, const struct request_plan *plan)
 {
     uint16_t id = plan->command->id;
     if (id == COMMAND_ID_QUIT || id == COMMAND_ID_RESET)
@@ -935,7 +976,7 @@ bool session_takes(const struct caller *c, const struct request_plan *plan)
     if (c->in_multi || is_in_pubsub_mode(c))
         return true;
     return plan->command->class_ == COMMAND_SESSION || may_block(plan) ||
-           (c->session && id == COMMAND_ID_HELLO);
+           (c->session && id == COMMAND_ID_HELLO) || is_paused(p, plan);
 }
 
 static enum request_outcome run_tracking_family(struct proxy *p, struct caller *c,

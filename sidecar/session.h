@@ -4,6 +4,7 @@
  *     BLPOP .., scripts, WAIT   until the reply: they may take long, and hold nobody else up
  *     SUBSCRIBE ..              until the last UNSUBSCRIBE
  *     CLIENT TRACKING ON        until OFF
+ *     anything, during a CLIENT PAUSE (which admin_commands must allow)
  *
  * While it lasts, everything that the client asks of Redis goes down this connection, in order, past
  * the L1: what is watched or tracked must be read where it is watched. It begins when nothing is
@@ -16,7 +17,7 @@
 #include "forward.h"
 
 /* Does this command, or the state that its client is in, need a session? */
-bool session_takes(const struct caller *c, const struct request_plan *plan);
+bool session_takes(struct proxy *p, const struct caller *c, const struct request_plan *plan);
 /* Runs such a command. LATER: also when all connections are lent; the client is woken in time. */
 __attribute__((warn_unused_result)) enum request_outcome
 session_run(struct proxy *p, struct caller *c, const struct request_plan *plan);

@@ -9,10 +9,10 @@
 
 /* What becomes of one element of EXEC's reply. */
 struct queued {
-    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_GATHERED } what;
+    enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_GATHERED, ELEMENT_SETTING } what;
     struct resp_rewriter *rewriter; /* owned; or NULL */
     uint32_t db;
-    const struct command *command; /* ELEMENT_LOCAL, ELEMENT_GATHERED */
+    const struct command *command; /* not of ELEMENT, ELEMENT_SELECT */
     struct resp_slice *argv;       /* owned, as one piece of memory */
     size_t argc;
 };
@@ -108,16 +108,25 @@ static struct resp_slice *copy_argv(const struct request_plan *plan)
     return argv;
 }
 
-bool transaction_add_local(struct transaction *t, const struct request_plan *plan)
+static bool add_whole(struct transaction *t, struct queued q, const struct request_plan *plan)
 {
-    struct queued q = {.what = ELEMENT_LOCAL,
-                       .command = plan->command,
-                       .argv = copy_argv(plan),
-                       .argc = plan->argc};
+    q.command = plan->command;
+    q.argv = copy_argv(plan);
+    q.argc = plan->argc;
     if (q.argv && add(t, q))
         return true;
     free(q.argv);
     return false;
+}
+
+bool transaction_add_local(struct transaction *t, const struct request_plan *plan)
+{
+    return add_whole(t, (struct queued){.what = ELEMENT_LOCAL}, plan);
+}
+
+bool transaction_add_setting(struct transaction *t, const struct request_plan *plan)
+{
+    return add_whole(t, (struct queued){.what = ELEMENT_SETTING}, plan);
 }
 
 /* --- EXEC's reply -------------------------------------------------------------------------------
@@ -145,17 +154,22 @@ static void hand_on(const struct reply *re, struct chain *bytes)
     chain_clear(bytes);
 }
 
+static struct request_plan plan_of(const struct queued *q)
+{
+    return (struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command};
+}
+
 /* Its answer is caught and put where the stand-in's was. */
 static void answer_here(const struct reply *re, const struct queued *q)
 {
     struct caller *c = re->request->caller;
+    struct request_plan plan = plan_of(q);
     struct chain answer;
     if (!c)
         return;
     chain_init(&answer, &c->loop->pool);
     c->capture = &answer;
-    re->hooks->run(re->proxy, c,
-                   &(struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command});
+    re->hooks->run(re->proxy, c, &plan);
     c->capture = NULL;
     hand_on(re, &answer);
 }
@@ -189,6 +203,12 @@ static void hand_on_gathered(const struct reply *re, const struct queued *q)
     t->failed = false;
 }
 
+static void apply_setting(const struct reply *re, const struct queued *q)
+{
+    struct request_plan plan = plan_of(q);
+    re->hooks->set(re->proxy, re->request->caller, &plan);
+}
+
 static void end_element(const struct reply *re, const struct queued *q, char type)
 {
     struct caller *c = re->request->caller;
@@ -199,6 +219,8 @@ static void end_element(const struct reply *re, const struct queued *q, char typ
         hand_on_gathered(re, q);
     else if (q->what == ELEMENT_SELECT && type == '+' && c)
         forward_select_db(re->request->source, c, q->db);
+    else if (q->what == ELEMENT_SETTING && type == '+' && c)
+        apply_setting(re, q);
 }
 
 /* Takes bytes of the element at hand. */

@@ -28,9 +28,15 @@ transaction_add_local(struct transaction *t, const struct request_plan *plan);
 __attribute__((warn_unused_result)) bool transaction_add_gathered(struct transaction *t,
                                                                   const struct command *command);
 
+/* A command whose +OK means something for the session; its arguments are copied. */
+__attribute__((warn_unused_result)) bool
+transaction_add_setting(struct transaction *t, const struct request_plan *plan);
+
 struct transaction_hooks {
     /* Runs a local command; it answers at once. */
     void (*run)(struct proxy *p, struct caller *c, const struct request_plan *plan);
+    /* A setting was answered with +OK. */
+    void (*set)(struct proxy *p, struct caller *c, const struct request_plan *plan);
     /* A gathered reply: appends what the client is to see of it. */
     void (*gathered)(struct proxy *p, struct caller *c, const struct command *command,
                      struct resp_slice reply, struct chain *out);

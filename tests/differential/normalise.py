@@ -326,6 +326,12 @@ def what_was_published(frame):
     return tree(frame)[1][2:] if frame[8:16] == b"pmessage" else frame
 
 
+def without_id(frames):
+    """HELLO's replies without the connection's id; any others as they are."""
+    return [frame if isinstance(frame, str) else re.sub(rb"(\$2\r\nid\r\n):\d+", rb"\1", frame)
+            for frame in frames]
+
+
 # --- iterations ------------------------------------------------------------------------------------
 
 

@@ -520,17 +520,20 @@ def monitor(maker):
     """MONITOR shows what the proxy's own clients send, as they sent it."""
     steps = maker.prelude()
     steps.append(Step("burst", 0, [words("MONITOR", "x"), words("MONITOR")]))
+    script = "redis.call('set', KEYS[1], 'x') return redis.call('get', KEYS[1])"
     for _ in range(5):
-        command = maker.rng.choice([
-            words("GET", K("s1")), words("SET", K("s1"), "a\r\n\x00\"x"), words("MGET", K("s1"), K("n1")),
-            words("EVAL", "return 1", 0), words("PING", "x"), words("SELECT", 2), words("DBSIZE"),
-            words("GET", "too", "many"), words("CLIENT", "SETNAME", "x"), words("BLPOP", K("l1"), 1),
-            words("KEYS", "*")])
-        if command[0] == b"GET" and len(command) == 3:
-            steps.append(Step("burst", 1, [command]))
-        else:
-            steps.append(Step("burst", 1, [command]))
-            steps.append(Step("monitor", 0, [command]))
+        command, lines = maker.rng.choice([
+            (words("GET", K("s1")), 1), (words("SET", K("s1"), "a\r\n\x00\"x"), 1),
+            (words("MGET", K("s1"), K("n1")), 1), (words("EVAL", "return 1", 0), 1),
+            (words("EVAL", script, 1, K("s1")), 3), (words("PING", "x"), 1), (words("SELECT", 2), 1),
+            (words("DBSIZE"), 1), (words("GET", "too", "many"), 0), (words("nosuch"), 0),
+            (words("CLIENT", "SETNAME", "x"), 1), (words("BLPOP", K("l1"), 1), 1),
+            (words("keys", "*"), 1), (words("auth", "default", "secret"), 1)])
+        steps.append(Step("burst", 1, [command]))
+        steps.append(Step("monitor", 0, [command] * lines))
+    transaction = [words("MULTI"), words("SET", K("s1"), "x"), words("GET", K("s1")), words("EXEC")]
+    steps.append(Step("burst", 1, transaction))
+    steps.append(Step("monitor", 0, transaction))
     steps.append(Step("close", 0))
     return steps
 
@@ -573,9 +576,77 @@ def anything(maker):
     return steps
 
 
+def mixture(maker):
+    """All states in one pipeline: transactions, subscriptions, blocking, protocol, what they print."""
+    rng = maker.rng
+    steps = maker.prelude(2)
+    for n in range(8):
+        commands = []
+        for _ in range(rng.choice([3, 8, 20])):
+            commands += rng.choice([
+                [words("GET", K("s1"))], [words("SET", K("s1"), "v%d" % n)], [words("INCR", K("n1"))],
+                [words("MULTI")], [words("EXEC")], [words("DISCARD")], [words("WATCH", K("s1"), K("s2"))],
+                [words("MULTI"), words("LRANGE", K("l1"), 0, 1), words("EXEC")],
+                [words("SUBSCRIBE", "ch1")], [words("SUBSCRIBE", "ch1", "ch2")],
+                [words("UNSUBSCRIBE", "ch1")], [words("PSUBSCRIBE", "c*")], [words("PING", "x")],
+                [words("SUBSCRIBE", "ch1"), words("PUBLISH", "ch1", "own"), words("UNSUBSCRIBE", "ch1")],
+                [words("PUBLISH", "ch1", "message %d" % n)], [words("RESET"), maker.hello()],
+                [words("BLPOP", K("q1"), "0.001")], [words("RPUSH", K("l1"), "x")],
+                [words("BLPOP", K("l1"), 1)], [words("SELECT", rng.choice([0, 1]))],
+                [words("HELLO", 3)], [words("HELLO", 2)], [words("CLIENT", "GETNAME")],
+                [words("CLIENT", "TRACKING", rng.choice(["ON", "OFF"]))], [words("NOSUCH")],
+                [words("ZSCORE", K("z1"), "a")], [words("HGETALL", K("one"))], [words("MGET", K("s1"))],
+                [words("XREAD", "BLOCK", 1, "STREAMS", K("x1"), "$")], [words("UNWATCH")],
+                [words("EVAL", SCRIPTS[0], 1, K("s1"), "by script")], [words("EXEC", "x")]])
+        # The PING that ends a step must neither be queued nor be skipped.
+        commands += [words("DISCARD"), words("UNSUBSCRIBE", "ch1", "ch2"), words("PUNSUBSCRIBE", "c*"),
+                     words("RESET")]
+        steps.append(Step("whole", 0, [maker.hello(), *commands]))
+        steps.append(Step("burst", 1, [words("GET", K("s1")), words("LRANGE", K("l1"), 0, -1)]))
+    return steps
+
+
+def large(maker):
+    """Replies that don't fit any buffer, before and behind small ones, also in transactions."""
+    rng = maker.rng
+    steps = maker.prelude()
+    many = [b"%d" % n for n in range(3000)]
+    steps.append(Step("burst", 0, [
+        words("SET", K("s1"), b"s" * 3000000), words("SET", K("s2"), b"t" * 700000),
+        words("RPUSH", K("l1"), *many), words("RPUSH", K("l2"), *many, b"x" * 200000),
+        words("ZADD", K("z1"), *[x for name in many for x in (name, name)])]))
+    for _ in range(4):
+        commands = [rng.choice([
+            words("GET", K("s1")), words("GET", K("s2")), words("MGET", K("s2"), K("n1"), K("s2")),
+            words("LRANGE", K("l1"), 0, -1), words("LRANGE", K("l2"), 0, -1), words("GET", K("n1")),
+            words("ZRANGE", K("z1"), 0, -1, "WITHSCORES"), words("ECHO", b"e" * 300000),
+            words("GETRANGE", K("s1"), 5, 100000), words("EVAL", "return redis.call('get', KEYS[1])", 1,
+                                                         K("s2")),
+            words("LPOP", K("l1"), 500), words("SETRANGE", K("s1"), 1000000, "changed")])
+            for _ in range(rng.choice([1, 3, 6]))]
+        if rng.random() < 0.4:
+            commands = [words("MULTI"), *commands, words("EXEC")]
+        steps.append(Step("burst", rng.randrange(2), commands))
+    return steps
+
+
+def expiry(maker):
+    """A key whose time is over is served by nobody."""
+    steps = maker.prelude()
+    steps.append(Step("burst", 0, [words("SET", K("s1"), "x", "PX", 20), words("GET", K("s2")),
+                                   words("PEXPIRE", K("s2"), 20), words("PEXPIRE", K("l1"), 20)]))
+    steps.append(Step("gone", 1, [words("GET", K("s1"))]))
+    steps.append(Step("gone", 0, [words("GET", K("s2"))]))
+    steps.append(Step("gone", 0, [words("LLEN", K("l1"))]))
+    steps.append(Step("burst", 0, [words("MGET", K("s1"), K("s2")), words("EXISTS", K("s1")),
+                                   words("SET", K("s1"), "again"), words("GET", K("s1"))]))
+    return steps
+
+
 # Each with how often it comes, beside the others.
 ROUNDS = {
     plain: 20, transaction: 4, easy_transaction: 2, blocking: 2, pubsub: 3, unsubscribed_by_reset: 1,
     keyspace_events: 1, hello: 2, silence: 1, reset: 1, databases: 2, tracking: 2, scans: 1, scripts: 2,
     flushes: 1, raw_bytes: 1, monitor: 1, kills: 1, anything: 2,
+    mixture: 4, large: 1, expiry: 1,
 }

@@ -20,7 +20,7 @@ DATABASES = range(10)
 # What a step does with the connection number `conn` and its commands:
 #   burst    sends them together; each has one reply
 #   marked   the same with a PING after each: any number of messages and replies
-#   whole    the same with one PING at the end, also where some have no reply
+#   whole    the same with one PING at the end, also where some have no reply; in strict order
 #   last     the same; then the server closes the connection. Commands may be raw bytes
 #   block    sends one command and waits until the server says that a client is blocked
 #   monitor  reads as many lines as there are commands
@@ -28,6 +28,7 @@ DATABASES = range(10)
 #   scan     a SCAN command's whole iteration, from cursor 0
 #   close    closes the connection
 #   hang_up  the same of a blocked one, and waits until the server says that one less is blocked
+#   gone     waits until the key of a command is gone, then sends it
 #   outside  sends commands to the servers directly, with the namespace in front of keys
 #   foreign  the same to nearcache's server only, without a namespace
 Step = collections.namedtuple("Step", "kind conn commands", defaults=[()])
@@ -306,8 +307,13 @@ class Pair:
         self.send(conn, commands, {len(commands) - 1: mark})
         bare = self.bare.until(conn, mark)
         near = self.near.until(conn, mark)
-        self.compared += len(commands) - 1
-        self.compare_frames(conn, commands[-1], bare, near)
+        self.compared += len(commands)
+        if any(isinstance(frame, str) for frame in bare):
+            raise Invalid(f"{commands}: bare server: {bare[-1]}")
+        for n in range(max(len(bare), len(near))):
+            if normalise.without_id(bare[n:n + 1]) != normalise.without_id(near[n:n + 1]):
+                raise Difference(f"replies differ from the {n}th on", conn, commands[-1], bare[n:],
+                                 near[n:])
 
     def compare_frames(self, conn, argv, bare, near):
         """All that came for one command. Messages that another connection has caused may come to
@@ -401,6 +407,12 @@ class Pair:
                 harness.wait_until(lambda s=side, n=n: s.info("clients", "blocked_clients") < n, 2)
             except AssertionError:
                 raise Difference("a client gone stays blocked", conn, [], b"", b"") from None
+
+    def gone(self, conn, commands):
+        key = commands[0][1]
+        for side in (self.bare, self.near):
+            harness.wait_until(lambda s=side: s.outside([b"EXISTS", key]) == 0, what=f"{key}'s end")
+        self.burst(conn, commands)
 
     def outside(self, _, commands):
         """What is not in nearcache's L1 any more when it is over: an event tells it, because the

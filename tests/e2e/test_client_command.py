@@ -189,7 +189,13 @@ def test_kill_by_every_filter(sides):
             assert helper.call("CLIENT", "KILL", *make(info(victim))) == 1
             assert victim.at_eof()
         victim = side.wire()
-        assert helper.call("CLIENT", "KILL", info(victim)["addr"]) == "OK"
+        known = info(victim)
+        for wrong in (["ID", 99999], ["ADDR", known["laddr"]], ["LADDR", known["addr"]],
+                      ["TYPE", "pubsub"], ["ID", info(helper)["id"]]):
+            assert helper.call("CLIENT", "KILL", "ID", known["id"], *wrong) == 0, wrong
+            assert helper.call("CLIENT", "KILL", *wrong, "USER", "default") == 0, wrong
+        assert victim.call("PING") == "PONG"
+        assert helper.call("CLIENT", "KILL", known["addr"]) == "OK"
         assert victim.at_eof()
         victim = side.wire()
         me = victim.call("CLIENT", "ID")
@@ -228,7 +234,11 @@ def test_kill_by_age(redis_server, nearcache):
     """Of Redis 7.4."""
     near = nearcache(upstream=redis_server())
     helper = near.wire()
+    victim = near.wire()
+    victim.call("PING")
     assert helper.call("CLIENT", "KILL", "MAXAGE", 1000000) == 0
+    assert victim.call("PING") == "PONG"
+    assert wait_until(lambda: helper.call("CLIENT", "KILL", "MAXAGE", 1)) == 1 and victim.at_eof()
     assert helper.call("CLIENT", "KILL", "MAXAGE", 0) == RespError("ERR maxage should be greater than 0")
     assert helper.call("CLIENT", "KILL", "MAXAGE", "x") == \
         RespError("ERR maxage is not an integer or out of range")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import RespError, encode, wait_until
+from conftest import encode, wait_until
 
 UNAVAILABLE = re.compile(r"^NEARCACHE upstream .+ unavailable: ")
 
@@ -204,9 +204,9 @@ def test_a_large_reply_of_exec(wires):
 
 def test_what_can_not_be_queued_spoils_the_transaction(wires):
     _, near = wires
-    for command in (["CONFIG", "SET", "maxmemory", 1], ["SUBSCRIBE", "c"], ["CLIENT", "TRACKING", "on"]):
+    for command in (["CONFIG", "SET", "maxmemory", 1], ["SHUTDOWN"], ["SAVE"], ["ACL", "LIST"]):
         assert near.call("MULTI") == "OK"
-        assert isinstance(near.call(*command), RespError)
+        assert str(near.call(*command)).startswith("NOPERM")
         assert near.call("SET", "k", 1) == "QUEUED"
         assert str(near.call("EXEC")).startswith("EXECABORT")
         assert near.call("GET", "k") is None
@@ -608,9 +608,7 @@ def test_scripts(wires):
          ["EVAL_RO", "return redis.call('set', KEYS[1], 1)", 1, "k"],
          ["FUNCTION", "LOAD", "#!lua name=lib\nredis.register_function('f', function(keys, args) "
           "return redis.call('get', keys[1]) end)"], ["FCALL", "f", 1, "k"], ["FUNCTION", "LIST"],
-         ["FCALL", "nosuch", 0], ["FUNCTION", "DELETE", "lib"], ["SCRIPT", "FLUSH"],
-         ["EVALSHA", sha, 1, "k", "v"])
-    assert wires[1].call("EVAL", "return KEYS[1]", 1, "k") == b"demo:k"
+         ["FCALL", "nosuch", 0], ["FUNCTION", "DELETE", "lib"])
 
 
 def test_a_script_that_runs_for_long(stack):
@@ -674,15 +672,9 @@ def test_no_upstream_when_a_session_begins(redis_server, nearcache):
     server = redis_server()
     server.kill()
     near = nearcache(upstream=server)
-    wire = near.wire()
     for command in (["MULTI"], ["BLPOP", "k", 0], ["EVAL", "return 1", 0], ["SUBSCRIBE", "c"],
                     ["WATCH", "k"], ["CLIENT", "TRACKING", "OFF"]):
-        try:
-            said = wire.call(*command)
-        except EOFError:  # it had state already
-            wire = near.wire()
-            continue
-        assert UNAVAILABLE.match(str(said)), command
+        assert UNAVAILABLE.match(str(near.wire().call(*command))), command
     server.start()
     near.wire().call("PING")
     wire = near.wire()
