@@ -77,6 +77,38 @@ static void put_info(struct text *out, const struct text *info, unsigned resp)
 }
 
 /* The upstream's sections, if they can be had, and ours. */
+static bool is_line(struct resp_slice line, const char *name)
+{
+    return line.len > strlen(name) && memcmp(line.data, name, strlen(name)) == 0;
+}
+
+/* Who is connected is seen from here; the invalidation link is not one of the clients that track. */
+static void append_line(const struct proxy *p, struct text *t, struct resp_slice line)
+{
+    bool tracks = strcmp(link_mode(p->link), "tracking") == 0;
+    const char *colon = memchr(line.data, ':', line.len);
+    unsigned long long n = colon ? strtoull(colon + 1, NULL, 10) : 0;
+    if (is_line(line, "connected_clients:"))
+        text_say(t, "connected_clients:%zu\r\n", p->n_callers);
+    else if (is_line(line, "tracking_clients:"))
+        text_say(t, "tracking_clients:%llu\r\n", n - (tracks && n > 0));
+    else if (is_line(line, "tracking_total_prefixes:"))
+        text_say(t, "tracking_total_prefixes:%llu\r\n", n - (tracks && n > 0));
+    else
+        text_append(t, line.data, line.len);
+}
+
+static void append_theirs(const struct proxy *p, struct text *t, struct resp_slice info)
+{
+    const char *at = info.data, *end = info.data + info.len;
+    while (at < end) {
+        const char *lf = memchr(at, '\n', (size_t)(end - at));
+        const char *stop = lf ? lf + 1 : end;
+        append_line(p, t, (struct resp_slice){at, (size_t)(stop - at)});
+        at = stop;
+    }
+}
+
 static bool alter_info(const struct filter *f, struct resp_slice reply, struct text *out)
 {
     struct resp_reader r = {reply.data, reply.data + reply.len};
@@ -85,7 +117,7 @@ static bool alter_info(const struct filter *f, struct resp_slice reply, struct t
     bool ours = f->option;
     if ((reply.len == 0 || !resp_read_bulk(&r, &theirs)) && !ours)
         return false;
-    text_append(&t, theirs.data, theirs.len);
+    append_theirs(f->proxy, &t, theirs);
     if (ours && theirs.len > 0)
         text_append(&t, "\r\n", 2);
     if (ours)
