@@ -258,8 +258,12 @@ size_t caller_unread(const struct caller *c)
 bool caller_set_text(char **at, struct resp_slice text)
 {
     char *copy = NULL;
-    if (text.len && !(copy = strndup(text.data, text.len)))
+    if (text.len && !(copy = malloc(text.len + 1)))
         return false;
+    if (copy) {
+        memcpy(copy, text.data, text.len);
+        copy[text.len] = '\0';
+    }
     free(*at);
     *at = copy;
     return true;

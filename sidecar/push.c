@@ -166,6 +166,17 @@ static void put_confirmation(struct message *m, bool pattern)
     put_rest(m);
 }
 
+/* As many elements as Redis 7 sends. */
+static bool is_of_known_shape(const struct message *m, enum push_kind kind)
+{
+    if (kind != PUSH_OTHER || resp_slice_is(m->word, "message") ||
+        resp_slice_is(m->word, "smessage"))
+        return m->n == 3;
+    if (resp_slice_is(m->word, "pmessage"))
+        return m->n == 4;
+    return m->n == 2;
+}
+
 void push_write(const struct namespace *ns, bool namespaced, int64_t redirect, const char *p,
                 size_t n, struct chain *out)
 {
@@ -176,7 +187,9 @@ void push_write(const struct namespace *ns, bool namespaced, int64_t redirect, c
     }
     enum push_kind kind = push_read(p, n).kind;
     bool by_pattern = resp_slice_is(m.word, "pmessage");
-    if (kind != PUSH_OTHER) {
+    if (!is_of_known_shape(&m, kind)) {
+        put_as_it_is(&m);
+    } else if (kind != PUSH_OTHER) {
         put_confirmation(&m, kind == PUSH_PSUBSCRIBE || kind == PUSH_PUNSUBSCRIBE);
     } else if (resp_slice_is(m.word, "tracking-redir-broken")) {
         put_head(&m);

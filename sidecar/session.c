@@ -1000,8 +1000,7 @@ static enum request_outcome run_tracking_family(struct proxy *p, struct caller *
 
 static void run_watch(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    if (send_plain(p, c, plan) && !is_in_pubsub_mode(c)) /* there it is refused */
-        c->state.watching = true;
+    c->state.watching = send_plain(p, c, plan) || c->state.watching;
 }
 
 static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
@@ -1071,8 +1070,8 @@ enum request_outcome session_run(struct proxy *p, struct caller *c, const struct
         run_hello(p, c, plan);
         return REQUEST_TAKEN;
     }
-    if (is_in_pubsub_mode(c) && plan->command->class_ != COMMAND_SESSION) {
-        if (c->session->subscribing && plan->command->class_ == COMMAND_LOCAL)
+    if (is_in_pubsub_mode(c) && !is_subscription(plan->command)) {
+        if (!is_subscribed(c)) /* not confirmed: perhaps it won't be */
             return REQUEST_LATER;
         forward_run(p, c, plan);
         return REQUEST_TAKEN;

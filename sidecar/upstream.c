@@ -219,7 +219,10 @@ static void fail(struct upstream_conn *uc, const char *why)
         error_line(uc->error, "-NEARCACHE upstream %s unavailable: %s", u->options.address->label,
                    why);
     snprintf(u->last_error, sizeof u->last_error, "%.*s", (int)strcspn(why, "\r\n"), why);
-    if (!uc->no_such_db && !uc->is_private && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
+    if (uc->is_private && uc->holder && was_ready)
+        log_write(u->log, LOG_WARN, "session_lost", "upstream", u->options.address->label, "why",
+                  why, NULL);
+    else if (!uc->no_such_db && !uc->is_private && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
         log_write(u->log, LOG_WARN, was_ready ? "upstream_lost" : "upstream_unavailable",
                   "upstream", u->options.address->label, "why", why, "hint", log_hint(uc), NULL);
     drop_connection(uc);

@@ -82,7 +82,8 @@ def test_config_get_as_redis(near, bare, patterns, resp):
 
 @pytest.mark.parametrize("resp", [2, 3])
 @pytest.mark.parametrize("patterns", [["*"], ["requirepass", "masterauth", "masteruser"],
-                                      ["*PASS*", "MASTER*"], ["RequirePass", "[m]asterauth", "masteruse?"]])
+                                      ["*PASS*", "MASTER*"],
+                                      ["RequirePass", "[m]asterauth", "masteruse?"]])
 def test_passwords_are_not_shown(near, patterns, resp):
     wire = near.wire()
     wire.call("HELLO", resp)

@@ -239,7 +239,8 @@ def test_kill_by_age(redis_server, nearcache):
     assert helper.call("CLIENT", "KILL", "MAXAGE", 1000000) == 0
     assert victim.call("PING") == "PONG"
     assert wait_until(lambda: helper.call("CLIENT", "KILL", "MAXAGE", 1)) == 1 and victim.at_eof()
-    assert helper.call("CLIENT", "KILL", "MAXAGE", 0) == RespError("ERR maxage should be greater than 0")
+    assert helper.call("CLIENT", "KILL", "MAXAGE", 0) == \
+        RespError("ERR maxage should be greater than 0")
     assert helper.call("CLIENT", "KILL", "MAXAGE", "x") == \
         RespError("ERR maxage is not an integer or out of range")
 
