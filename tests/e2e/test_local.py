@@ -169,7 +169,7 @@ def test_redis_cli(redis_server, nearcache):
     load = "".join(encode("SET", f"p{i}", i).decode() for i in range(5000))
     assert "errors: 0, replies: 5000" in redis_cli(near, "--pipe", stdin=load)
     assert redis_cli(near, "--eval", "/dev/stdin", "k", ",", "x",
-                     stdin="return {KEYS[1], ARGV[1]}") == "demo:k\nx\n"
+                     stdin="return {KEYS[1], ARGV[1]}") == "k\nx\n"
     assert "summary" in redis_cli(near, "COMMAND", "DOCS", "get")
 
 

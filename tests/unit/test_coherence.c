@@ -45,7 +45,7 @@ static uint64_t hash(const char *key)
 static struct fill *begin(const char *key, uint64_t now)
 {
     struct l1_view v = view(key);
-    return coherence_begin_fill(c, &v, now);
+    return coherence_begin_fill(c, &v, 2, now);
 }
 
 static void end(struct fill *f, const char *reply, const char *pttl, uint64_t now)
@@ -190,9 +190,9 @@ START_TEST(test_a_write_detaches_the_flight_before_it)
 {
     struct fill *f = begin("k", 0);
     struct l1_view v = view("k");
-    ck_assert_ptr_eq(coherence_join(c, &v), f);
+    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
     ck_assert(coherence_write_begin(c, hash("k")));
-    ck_assert_ptr_null(coherence_join(c, &v)); /* nobody joins it after his own write */
+    ck_assert_ptr_null(coherence_join(c, &v, 2)); /* nobody joins it after his own write */
     end(f, "$3\r\nold\r\n", ":-1\r\n", 0);
     coherence_write_end(c, hash("k"));
     ck_assert(!hit("k", 0));
@@ -220,9 +220,28 @@ START_TEST(test_joining_ends_when_the_reply_begins)
     struct l1_view v = view("k");
     ck_assert_ptr_null(begin("k", 0)); /* one at a time */
     coherence_fill_value(c, f, "$", 1);
-    ck_assert_ptr_null(coherence_join(c, &v));
+    ck_assert_ptr_null(coherence_join(c, &v, 2));
     end(f, "1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0));
+}
+END_TEST
+
+START_TEST(test_readers_of_another_protocol_do_not_join)
+{
+    struct l1_view v = view("k");
+    struct fill *f = begin("k", 0);
+    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
+    ck_assert_ptr_null(coherence_join(c, &v, 3)); /* a nil would be the wrong one for it */
+    ck_assert_ptr_null(coherence_begin_fill(c, &v, 3, 0));
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
+    ck_assert(hit("k", 0)); /* what is stored is the same for both */
+    coherence_kill(c, v.hash);
+    f = coherence_begin_fill(c, &v, 3, 0);
+    ck_assert_ptr_nonnull(f);
+    ck_assert_ptr_null(coherence_join(c, &v, 2));
+    ck_assert_ptr_eq(coherence_join(c, &v, 3), f);
+    end(f, "_\r\n", ":-2\r\n", 0);
+    ck_assert(!hit("k", 0));
 }
 END_TEST
 
@@ -262,7 +281,7 @@ START_TEST(test_views_are_killed_together)
     struct l1_view a = view("k"), b = view("k");
     b.view = "db1";
     b.view_len = 3;
-    struct fill *f = coherence_begin_fill(c, &b, 0);
+    struct fill *f = coherence_begin_fill(c, &b, 2, 0);
     ck_assert_ptr_nonnull(f);
     fill("k", 0);
     struct l1_hit h;
@@ -289,6 +308,7 @@ int main(void)
     tcase_add_test(t, test_a_write_detaches_the_flight_before_it);
     tcase_add_test(t, test_unknown_keys_are_a_new_epoch_at_both_ends);
     tcase_add_test(t, test_joining_ends_when_the_reply_begins);
+    tcase_add_test(t, test_readers_of_another_protocol_do_not_join);
     tcase_add_test(t, test_the_lease);
     tcase_add_test(t, test_the_link_lost_and_back);
     tcase_add_test(t, test_views_are_killed_together);

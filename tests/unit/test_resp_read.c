@@ -27,11 +27,25 @@ START_TEST(test_scan_reply)
 }
 END_TEST
 
+START_TEST(test_lists_of_every_kind)
+{
+    static const char *const table[] = {"*2\r\n", "~2\r\n", ">2\r\n"};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct resp_reader r = reader(table[i]);
+        size_t n;
+        ck_assert(resp_read_array(&r, &n) && n == 2);
+        ck_assert_ptr_eq(r.p, r.end);
+    }
+}
+END_TEST
+
 START_TEST(test_refused)
 {
     static const char *const table[] = {"$-1\r\n",   "*-1\r\n", "$5\r\nabc\r\n",
                                         "$3\r\nabc", "$3",      "",
-                                        "$x\r\n",    "*1\n",    "$99999999999999999999\r\n"};
+                                        "$x\r\n",    "*1\n",    "$99999999999999999999\r\n",
+                                        "_\r\n",     "%1\r\n",  ">-1\r\n",
+                                        "|1\r\n",    "+x\r\n"};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct resp_reader r = reader(table[i]);
         struct resp_slice s;
@@ -48,6 +62,7 @@ int main(void)
     Suite *s = suite_create("resp_read");
     TCase *t = tcase_create("resp_read");
     tcase_add_test(t, test_scan_reply);
+    tcase_add_test(t, test_lists_of_every_kind);
     tcase_add_test(t, test_refused);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
