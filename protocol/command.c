@@ -40,7 +40,7 @@ enum {
                 unknown_, ...) \
     [COMMAND_ID_##id_] = {.name = (name_), .arity = (arity_), .flags = (flags_), \
                           .class_ = COMMAND_##class__, .walk = COMMAND_WALK_##walk_, \
-                          .keys_in_reply = RESP_KEYS_##reply_, .cacheable = (cacheable_), \
+                          .keys_in_reply = RESP_KEYS_##reply_, .cacheable = COMMAND_CACHEABLE_##cacheable_, \
                           .channels = COMMAND_CHANNELS_##channels_, \
                           .keys_unknown = (unknown_), .id = COMMAND_ID_##id_, __VA_ARGS__},
 /* clang-format on */
@@ -78,6 +78,7 @@ struct command_table {
     struct keyword *keywords;
     struct slot *slots; /* top-level names; linear probing */
     size_t mask, used;
+    bool fields_expire; /* HPEXPIRE is known */
 };
 
 static char fold(char c)
@@ -438,6 +439,19 @@ static struct entry *entry_new(struct command_table *t, const char *name)
     return e;
 }
 
+/* Reads of modules that depend on their key alone: RedisJSON, RedisBloom. */
+static bool is_known_read(const struct command *c)
+{
+    static const char *const names[] = {
+        "json.get",     "json.type",   "json.strlen", "json.arrlen", "json.arrindex",
+        "json.objkeys", "json.objlen", "bf.exists",   "bf.mexists",  "bf.card",
+        "cf.exists",    "cf.mexists",  "cms.query",   "topk.query"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(c->name, names[i]) == 0)
+            return c->class_ == COMMAND_READ && c->one_key_at_1;
+    return false;
+}
+
 static bool learn_new(struct command_table *t, const struct command *c, struct command *container)
 {
     struct entry *e = entry_named(t, c->name);
@@ -451,6 +465,8 @@ static bool learn_new(struct command_table *t, const struct command *c, struct c
     learnt.class_ = (uint8_t)class_of(c, container);
     learnt.keys_unknown = keys_untold(&learnt);
     learnt.one_key_at_1 = one_key_at_1(&learnt);
+    learnt.cacheable = is_known_read(&learnt) ? COMMAND_CACHEABLE_YES : COMMAND_CACHEABLE_NO;
+    t->fields_expire |= strcmp(learnt.name, "hpexpire") == 0;
     if (e->live) {
         learnt.subcommands = e->command.subcommands;
         learnt.sibling = e->command.sibling;
@@ -499,7 +515,13 @@ void command_table_forget(struct command_table *t)
 {
     for (struct entry *e = t->learned; e; e = e->next)
         e->live = false;
+    t->fields_expire = false;
     start_over(t);
+}
+
+bool command_table_fields_expire(const struct command_table *t)
+{
+    return t->fields_expire;
 }
 
 /* --- listing keys ---------------------------------------------------------------------------- */

@@ -59,6 +59,14 @@ enum command_walk {
     COMMAND_WALK_MIGRATE,
 };
 
+/* Does the reply depend on the value of the one key, argv[1], alone (DESIGN section 8)? */
+enum command_cacheable {
+    COMMAND_CACHEABLE_NO,
+    COMMAND_CACHEABLE_YES,
+    COMMAND_CACHEABLE_FIELDS, /* unless single fields of a hash can expire, which nobody announces
+                               */
+};
+
 /* Which arguments are names of pub/sub channels. Those of a sub-command begin one later. */
 enum command_channels {
     COMMAND_CHANNELS_NONE,
@@ -76,7 +84,7 @@ struct command {
     uint8_t walk;          /* enum command_walk */
     uint8_t keys_in_reply; /* enum resp_keys */
     uint8_t channels;      /* enum command_channels */
-    bool cacheable;        /* its reply depends on its one key alone (DESIGN section 8) */
+    uint8_t cacheable;     /* enum command_cacheable */
     bool keys_unknown;     /* a write whose keys can't be listed: EVAL without keys, FCALL ... */
     bool one_key_at_1;     /* fast path: exactly one key, argv[1] */
     bool learned;          /* came from the upstream, not from commands.def */
@@ -116,6 +124,8 @@ RESP_WARN_UNUSED bool command_table_learn(struct command_table *t, const struct 
 /* Forgets everything learned: the upstream may have been replaced. A struct command stays readable
  * until the table is freed, so that requests under way may keep theirs. */
 void command_table_forget(struct command_table *t);
+/* The upstream has hashes whose fields expire one by one (Redis 7.4, Valkey 9). */
+bool command_table_fields_expire(const struct command_table *t);
 /* Every id is below it. */
 size_t command_table_count(const struct command_table *t);
 /* Calls `each` for every command and sub-command. */

@@ -130,8 +130,8 @@ typedef void resp_sink(void *ctx, const char *p, size_t n);
 struct resp_rewriter;
 /* `prefix` is copied. NULL: out of memory. */
 struct resp_rewriter *resp_rewriter_new(enum resp_keys kind, struct resp_slice prefix);
-/* RESP_KEYS_NAMED: strips only what is the prefix and one of these names, and nothing more; holds as
- * many bytes as the longest of them. The names are copied. NULL: out of memory. */
+/* RESP_KEYS_NAMED: strips only what is the prefix and one of these names, and nothing more; holds
+ * as many bytes as the longest of them. The names are copied. NULL: out of memory. */
 struct resp_rewriter *resp_rewriter_new_named(struct resp_slice prefix,
                                               const struct resp_slice *names, size_t n);
 void resp_rewriter_free(struct resp_rewriter *rw);

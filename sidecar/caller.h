@@ -41,26 +41,26 @@ struct request {
     uint8_t effect; /* on the session, once it is answered: session.c's */
     bool select_db; /* +OK makes `db` the client's database */
     uint32_t db;
-    uint32_t confirmations; /* of a SUBSCRIBE, still to come */
-    struct caller *caller;        /* NULL: the client has left */
-    struct request *next;         /* in the FIFO */
-    struct request *next_waiter;  /* of the same fill; the next SUBSCRIBE of a session */
-    struct upstream_conn *source; /* sends its bytes now; for holding it back */
-    struct chain body;            /* came before its turn */
-    struct chain after;           /* messages that came in the middle of it */
-    size_t parked;                /* bytes of the body that its caller counts */
-    size_t cost;                  /* bytes of the request as sent on */
-    struct writes writes;           /* begun in the L1, to be ended with the reply */
-    struct resp_rewriter *rewriter; /* takes the namespace off the reply; owned */
-    struct mget *mget;              /* a merge under way; owned by reads.c */
+    uint32_t confirmations;          /* of a SUBSCRIBE, still to come */
+    struct caller *caller;           /* NULL: the client has left */
+    struct request *next;            /* in the FIFO */
+    struct request *next_waiter;     /* of the same fill; the next SUBSCRIBE of a session */
+    struct upstream_conn *source;    /* sends its bytes now; for holding it back */
+    struct chain body;               /* came before its turn */
+    struct chain after;              /* messages that came in the middle of it */
+    size_t parked;                   /* bytes of the body that its caller counts */
+    size_t cost;                     /* bytes of the request as sent on */
+    struct writes writes;            /* begun in the L1, to be ended with the reply */
+    struct resp_rewriter *rewriter;  /* takes the namespace off the reply; owned */
+    struct mget *mget;               /* a merge under way; owned by reads.c */
     struct transaction *transaction; /* of an EXEC; owned by session.c */
 };
 
 /* State of its connection that a client has beyond database and protocol; kept by session.c. */
 struct caller_state {
     bool watching;
-    uint32_t queued;   /* commands of the transaction (caller.in_multi) */
-    uint32_t blocking; /* requests that wait for others: BLPOP .. */
+    uint32_t queued;                     /* commands of the transaction (caller.in_multi) */
+    uint32_t blocking;                   /* requests that wait for others: BLPOP .. */
     uint32_t channels, patterns, shards; /* subscriptions */
     bool tracking, tracking_bcast;
     uint64_t redirect; /* caller id that its invalidations go to; 0: itself */
@@ -70,21 +70,22 @@ struct caller {
     uint32_t magic;
     uint8_t resp; /* protocol version, 2 or 3 */
     bool authenticated;
-    bool exclusive; /* an exclusive request is under way */
-    bool quitting;  /* take no more requests, leave when all is said */
-    bool kill;      /* leave now */
-    bool in_multi;  /* its commands are being queued by the server */
-    bool monitors;  /* is sent what all clients do */
+    bool exclusive;                              /* an exclusive request is under way */
+    bool quitting;                               /* take no more requests, leave when all is said */
+    bool kill;                                   /* leave now */
+    bool in_multi;                               /* its commands are being queued by the server */
+    bool monitors;                               /* is sent what all clients do */
     bool reply_off, reply_skip, reply_skip_next; /* CLIENT REPLY: all, this one's, the next one's */
     uint64_t id;
     uint32_t db;
     struct loop *loop;
     struct conn *conn;
     struct caller_state state;
-    struct session *session;    /* private connection and its state, or NULL; session.c's */
-    struct upstream_conn *lane; /* that private connection, which all its commands go down; or NULL */
-    struct chain *capture;      /* takes immediate answers, if not NULL */
-    struct chain discard;       /* takes those that the client doesn't want */
+    struct session *session; /* private connection and its state, or NULL; session.c's */
+    struct upstream_conn
+        *lane;             /* that private connection, which all its commands go down; or NULL */
+    struct chain *capture; /* takes immediate answers, if not NULL */
+    struct chain discard;  /* takes those that the client doesn't want */
     struct request *head, *tail;
     size_t owed, owed_bytes;
     size_t parked; /* bytes of replies that wait for an earlier one */

@@ -1,6 +1,7 @@
 /* channel.h - names of pub/sub channels, between what clients call them and what Redis does.
  *
- *     chat                      ->  chat                            (svc:chat with channels.namespace)
+ *     chat                      ->  chat                            (svc:chat with
+ * channels.namespace)
  *     __keyspace@0__:user:1    <->  __keyspace@0__:svc:user:1       always
  *     __keyevent@0__:expired   <->  the same; its payload is a key
  *     cache:invalidate ...          the invalidation channels are everybody's

@@ -16,6 +16,7 @@ struct fill {
     uint8_t resp;       /* version of RESP of the reply */
     bool attached;      /* still the fill of its view: nothing has changed the key */
     bool begun;         /* reply bytes have come: too late to join */
+    uint8_t kind;       /* enum fill_kind */
     bool keep;
     struct fill *next; /* in its bucket */
     void *waiters;
@@ -118,16 +119,85 @@ void coherence_kill(struct coherence *c, uint64_t hash)
     (void)l1_kill(c->l1, hash);
 }
 
+struct doomed {
+    const char *prefix;
+    size_t len;
+    uint64_t *hashes;
+    size_t n, cap;
+    bool failed;
+};
+
+static bool begins_with(const struct doomed *d, const char *key, size_t len)
+{
+    return len >= d->len && memcmp(key, d->prefix, d->len) == 0;
+}
+
+static bool note_doomed(void *ctx, const struct l1_view *v, uint64_t deadline)
+{
+    struct doomed *d = ctx;
+    (void)deadline;
+    if (!begins_with(d, v->key, v->key_len))
+        return true;
+    if (d->n == d->cap) {
+        size_t cap = d->cap ? 2 * d->cap : 256;
+        uint64_t *more = realloc(d->hashes, cap * sizeof *more);
+        d->failed = !more;
+        if (!more)
+            return false;
+        d->hashes = more;
+        d->cap = cap;
+    }
+    d->hashes[d->n++] = v->hash;
+    return true;
+}
+
+static void discard_prefix(struct coherence *c, const struct doomed *d)
+{
+    for (size_t i = 0; i < BUCKETS && c->open_fills; i++) {
+        struct fill **at = &c->fills[i];
+        while (*at) {
+            if (begins_with(d, (*at)->names, (*at)->key_len))
+                discard(c, at);
+            else
+                at = &(*at)->next;
+        }
+    }
+}
+
+size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len)
+{
+    struct doomed d = {.prefix = prefix, .len = len};
+    struct l1_stats stats;
+    l1_get_stats(c->l1, &stats);
+    if (len > 0)
+        l1_each(c->l1, note_doomed, &d);
+    if (len == 0 || d.failed) { /* more than was asked for is still right */
+        coherence_new_epoch(c);
+        d.n = stats.entries;
+    } else {
+        discard_prefix(c, &d);
+        for (size_t i = 0; i < d.n; i++)
+            (void)l1_kill(c->l1, d.hashes[i]);
+    }
+    free(d.hashes);
+    return d.n;
+}
+
 void coherence_kill_key(struct coherence *c, const char *key, size_t len)
 {
     coherence_kill(c, l1_hash(c->l1, key, len));
 }
 
-void coherence_new_epoch(struct coherence *c)
+static void discard_all(struct coherence *c)
 {
     for (size_t i = 0; i < BUCKETS && c->open_fills; i++)
         while (c->fills[i])
             discard(c, &c->fills[i]);
+}
+
+void coherence_new_epoch(struct coherence *c)
+{
+    discard_all(c);
     if (c->stored) {
         l1_clear(c->l1);
         c->stored = false;
@@ -135,9 +205,17 @@ void coherence_new_epoch(struct coherence *c)
     c->metrics->epochs++;
 }
 
+/* Nobody tells what changes meanwhile: nothing that was learned before counts. */
+static void suspect_all(struct coherence *c)
+{
+    discard_all(c);
+    l1_suspect_all(c->l1);
+    c->metrics->epochs++;
+}
+
 void coherence_link_up(struct coherence *c, uint64_t proven)
 {
-    coherence_new_epoch(c);
+    suspect_all(c);
     c->up = true;
     c->proven = proven;
 }
@@ -147,7 +225,7 @@ void coherence_link_down(struct coherence *c)
     if (!c->up)
         return;
     c->up = false;
-    coherence_new_epoch(c);
+    suspect_all(c);
 }
 
 void coherence_renew(struct coherence *c, uint64_t proven)
@@ -217,8 +295,8 @@ const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_
     return find_pending(c, hash) ? "a write of the key is under way" : NULL;
 }
 
-struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, unsigned resp,
-                                  uint64_t now)
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
+                                  enum fill_kind kind, unsigned resp, uint64_t now)
 {
     if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash) ||
         find_fill(c, view))
@@ -228,6 +306,7 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
         return NULL;
     *f = (struct fill){.magic = FILL_MAGIC,
                        .parts_owed = 2,
+                       .kind = (uint8_t)kind,
                        .resp = (uint8_t)resp,
                        .attached = true,
                        .hash = view->hash,
@@ -281,12 +360,57 @@ void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, si
     f->value_len += n;
 }
 
+static bool is_empty_element(const char *line, size_t n)
+{
+    static const char *const empty[] = {":0", "$0", "", "$-1", "_", "+none"};
+    if (n > 0 && (*line == '*' || *line == '%' || *line == '~'))
+        return true;
+    for (size_t i = 0; i < sizeof empty / sizeof *empty; i++)
+        if (n == strlen(empty[i]) && memcmp(line, empty[i], n) == 0)
+            return true;
+    return false;
+}
+
+/* What a read of a key that is not there answers: nil, 0, none, nothing, or a list of these. Where
+ * a key expired between its value and its PTTL the value reads otherwise. */
+static bool says_absent(const char *p, size_t n)
+{
+    const char *end = p + n;
+    while (p < end) {
+        const char *cr = memchr(p, '\r', (size_t)(end - p));
+        if (!cr || !is_empty_element(p, (size_t)(cr - p)))
+            return false;
+        p = cr + 2;
+    }
+    return true;
+}
+
+static bool is_nil(const struct fill *f)
+{
+    return *f->value == '_' || (*f->value == '$' && f->value[1] == '-');
+}
+
+/* How long the reply may be kept, ms; 0: not at all. */
+static uint64_t life_of(const struct coherence *c, const struct fill *f)
+{
+    uint64_t life = c->options.ttl;
+    if (!f->keep || f->value_len <= 2 || f->pttl < -2)
+        return 0;
+    if (f->pttl == -2 && (f->kind == FILL_PRESENT || !says_absent(f->value, f->value_len)))
+        return 0;
+    if (f->pttl == -2)
+        return c->options.negative_ttl < life ? c->options.negative_ttl : life;
+    if (f->kind == FILL_VALUE && is_nil(f)) /* it is there by now, or of another type */
+        return 0;
+    return f->pttl >= 0 && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
+}
+
 /* The deadline counts from before the value was asked for: an expired key is never served. */
 static void store(struct coherence *c, struct fill *f, uint64_t now)
 {
-    uint64_t life = c->options.ttl;
-    if (f->pttl >= 0 && (uint64_t)f->pttl < life)
-        life = (uint64_t)f->pttl;
+    uint64_t life = life_of(c, f);
+    if (life == 0)
+        return;
     struct l1_view view = {.key = f->names,
                            .key_len = f->key_len,
                            .hash = f->hash,
@@ -303,13 +427,10 @@ static void part_done(struct coherence *c, struct fill *f, uint64_t now)
     assert(f->parts_owed > 0);
     if (--f->parts_owed > 0)
         return;
-    bool nil = f->value_len > 2 && memcmp(f->value, "$-", 2) == 0;
-    bool worth = f->keep && f->pttl >= -1 && f->value_len > 2 && !nil;
     if (!f->attached) {
         coherence_kill(c, f->hash);
     } else {
-        if (worth)
-            store(c, f, now);
+        store(c, f, now);
         unlink_fill(place_of(c, f));
     }
     c->open_fills--;

@@ -6,6 +6,7 @@
  *
  *     kill(k)        every view of k is gone, its fill is detached
  *     new epoch      everything is gone, every fill is detached
+ *     link lost      everything is suspect: not served until it has been asked for again
  *     write(k)       kill(k) at send and at reply; no fill of k begins in between
  */
 #ifndef NEARCACHE_COHERENCE_H
@@ -18,9 +19,10 @@ struct coherence;
 struct fill; /* a fill token: one reply on its way into the L1 */
 
 struct coherence_options {
-    uint64_t ttl;     /* longest life of an entry, ms */
-    uint64_t lease;   /* how long a proof that the link is alive counts, ms */
-    size_t max_value; /* longest reply kept, bytes */
+    uint64_t ttl;          /* longest life of an entry, ms */
+    uint64_t negative_ttl; /* the same of what says that a key is not there; 0: not kept */
+    uint64_t lease;        /* how long a proof that the link is alive counts, ms */
+    size_t max_value;      /* longest reply kept, bytes */
 };
 
 /* The L1 and the metrics are borrowed. NULL: out of memory. */
@@ -33,8 +35,8 @@ void coherence_set_options(struct coherence *c, const struct coherence_options *
 /* --- the link's side ---------------------------------------------------------------------------
  */
 
-/* The link is live from now on: the L1 starts empty. `proven`: when the PING that showed it was
- * sent. */
+/* The link is live from now on: what was there is suspect. `proven`: when the PING that showed it
+ * was sent. */
 void coherence_link_up(struct coherence *c, uint64_t proven);
 void coherence_link_down(struct coherence *c);
 /* A PING sent at `proven` was answered. */
@@ -44,6 +46,8 @@ bool coherence_serving(const struct coherence *c, uint64_t now);
 uint64_t coherence_lease_age(const struct coherence *c, uint64_t now);
 
 void coherence_kill(struct coherence *c, uint64_t hash);
+/* All keys that begin so; returns how many entries went. */
+size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len);
 void coherence_kill_key(struct coherence *c, const char *key, size_t len);
 void coherence_new_epoch(struct coherence *c);
 
@@ -59,20 +63,27 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
  * none. */
 struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp);
 
+/* When a reply may be kept. */
+enum fill_kind {
+    FILL_ANY,
+    FILL_PRESENT, /* unless the key is not there */
+    FILL_VALUE,   /* of GET or MGET: a nil counts only if the PTTL says so, too */
+};
+
 /* Begins a fill; `resp` is the version of RESP that its reply comes in, `now` the time at which the
- * request is sent. The caller owes it one
- * coherence_fill_value_end and one coherence_fill_ttl_end. NULL: nothing could be stored (no L1, no
- * link, a write of the key under way, another fill under way) - just forward the read. */
-struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view, unsigned resp,
-                                  uint64_t now);
+ * request is sent. The caller owes it one coherence_fill_value_end and one coherence_fill_ttl_end.
+ * NULL: nothing could be stored (no L1, no link, a write of the key under way, another fill under
+ * way) - just forward the read. */
+struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
+                                  enum fill_kind kind, unsigned resp, uint64_t now);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n);
-/* The reply is complete and may be kept (unless it is a nil), or it was an error or never came. */
+/* The reply is complete and may be kept, or it was an error or never came. */
 void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, uint64_t now);
 /* Bytes of the reply to the key's PTTL, then its end: the key lives so long, or for ever (-1), or
- * is not there (-2: nothing is stored), or the reply never came (not `whole`). */
+ * is not there (-2: only what says so is stored), or the reply never came (not `whole`). */
 void coherence_fill_ttl(struct fill *f, const char *p, size_t n);
 void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uint64_t now);
 

@@ -245,8 +245,8 @@ bool forward_rewriter(struct proxy *p, const struct request_plan *plan,
     if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0 ||
         (plan->command->channels && !p->config->channels_namespace))
         return true;
-    *rewriter = kind == RESP_KEYS_NAMED ? script_rewriter(p, plan)
-                                        : resp_rewriter_new(kind, p->ns->prefix);
+    *rewriter =
+        kind == RESP_KEYS_NAMED ? script_rewriter(p, plan) : resp_rewriter_new(kind, p->ns->prefix);
     return *rewriter != NULL;
 }
 
@@ -413,7 +413,6 @@ void forward_lost(struct proxy *p, struct request *r, const char *error)
     p->metrics->upstream_errors++;
     request_fail(r, error);
 }
-
 
 void forward_client_drained(struct caller *c)
 {

@@ -13,7 +13,8 @@ struct request_plan {
     const struct resp_slice *argv;
     size_t argc;
     const struct command *command; /* NULL: unknown */
-    uint64_t hash;                 /* of its key, for a read that the L1 may answer */
+    bool cached;                   /* a read that the L1 may answer; then .. */
+    uint64_t hash;                 /* .. of its key */
 };
 
 enum request_outcome {
@@ -44,11 +45,10 @@ struct request *forward_alone(struct proxy *p, struct caller *c, const struct re
 struct request *forward_expect(struct caller *c, struct upstream_conn *uc);
 /* Ends it with an error: out of memory. */
 void forward_give_up(struct proxy *p, struct request *r);
-/* What takes our prefix off the names in the reply of this command, whose keys are listed in p->keys;
- * NULL where nothing does. False: out of memory. */
-__attribute__((warn_unused_result)) bool forward_rewriter(struct proxy *p,
-                                                          const struct request_plan *plan,
-                                                          struct resp_rewriter **rewriter);
+/* What takes our prefix off the names in the reply of this command, whose keys are listed in
+ * p->keys; NULL where nothing does. False: out of memory. */
+__attribute__((warn_unused_result)) bool
+forward_rewriter(struct proxy *p, const struct request_plan *plan, struct resp_rewriter **rewriter);
 /* Writes the command with our prefix before every key of `keys`; returns the bytes written. */
 size_t forward_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
                       const struct command_keys *keys);

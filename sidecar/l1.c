@@ -55,12 +55,12 @@ enum {
 };
 
 static const size_t MEMORY_MAX = (size_t)UNIT << 32;
-static const uint32_t HOLE = 1U << 31; /* in entry.len */
-static const size_t ENTRY_MAX = (1U << 31) - UNIT;
+static const uint32_t HOLE = 1U << 31, SUSPECT = 1U << 30; /* in entry.len */
+static const size_t ENTRY_MAX = (1U << 30) - UNIT;
 
 /* Key, view and reply follow the header, in this order. */
 struct entry {
-    uint32_t len; /* bytes, header included, alignment not; HOLE */
+    uint32_t len; /* bytes, header included, alignment not; HOLE, SUSPECT */
     uint32_t tag; /* low half of the key's hash */
     uint32_t next;
     uint32_t deadline;
@@ -78,6 +78,8 @@ struct ring {
     uint32_t head, tail, end;
     uint32_t used; /* by entries and holes, pad not counted; 0: empty */
     uint32_t holes;
+    uint32_t
+        suspect; /* of used, from the tail on: entries that were there when all were suspected */
 };
 
 struct l1 {
@@ -177,9 +179,14 @@ static inline uint32_t units(size_t bytes)
     return (uint32_t)((bytes + UNIT - 1) / UNIT);
 }
 
+static inline size_t entry_len(const struct entry *e)
+{
+    return e->len & ~(HOLE | SUSPECT);
+}
+
 static inline uint32_t span(const struct entry *e)
 {
-    return units(e->len & ~HOLE);
+    return units(entry_len(e));
 }
 
 static inline size_t data_len(const struct l1_view *v, size_t len)
@@ -189,7 +196,7 @@ static inline size_t data_len(const struct l1_view *v, size_t len)
 
 static inline size_t reply_len(const struct entry *e)
 {
-    return e->len - sizeof *e - e->key_len - e->view_len;
+    return entry_len(e) - sizeof *e - e->key_len - e->view_len;
 }
 
 /* Scales 32 random bits to 0..n-1 without a division. */
@@ -241,7 +248,7 @@ static inline uint64_t since_base(const struct l1 *l1, uint64_t now)
 static void ring_reset(struct ring *r)
 {
     r->head = r->tail = r->end = r->start;
-    r->used = r->holes = 0;
+    r->used = r->holes = r->suspect = 0;
 }
 
 static uint32_t ring_limit(const struct ring *r)
@@ -280,6 +287,7 @@ static void ring_pop(struct ring *r, uint32_t n)
     assert(n <= r->used);
     bool wrapped = ring_wrapped(r);
     r->used -= n;
+    r->suspect -= n < r->suspect ? n : r->suspect;
     r->tail += n;
     if (r->used == 0)
         ring_reset(r);
@@ -290,6 +298,18 @@ static void ring_pop(struct ring *r, uint32_t n)
 static struct ring *ring_of(struct l1 *l1, uint32_t pos)
 {
     return pos < l1->main.start ? &l1->small : &l1->main;
+}
+
+/* The oldest come first in a ring; those that moved since have it written on them. */
+static bool is_suspect(const struct l1 *l1, uint32_t pos)
+{
+    const struct ring *r = pos < l1->main.start ? &l1->small : &l1->main;
+    if (at(l1, pos)->len & SUSPECT)
+        return true;
+    if (r->suspect == 0)
+        return false;
+    uint32_t behind = pos >= r->tail ? pos - r->tail : r->end - r->tail + pos - r->start;
+    return behind < r->suspect;
 }
 
 /* Takes the entry that `link` leads to out of the index; its bytes stay as a hole. */
@@ -321,6 +341,8 @@ static void carry(struct l1 *l1, struct ring *from, struct ring *to)
 {
     uint32_t pos = from->tail, n = span(at(l1, pos));
     uint32_t *link = link_to(l1, pos);
+    if (is_suspect(l1, pos))
+        at(l1, pos)->len |= SUSPECT;
     ring_pop(from, n);
     *link = ring_append(to, n);
     memmove(at(l1, *link), at(l1, pos), (size_t)n * UNIT);
@@ -565,21 +587,53 @@ static void drop_expired(struct l1 *l1, uint32_t *link)
     l1->stats.expired++;
 }
 
-bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit)
+/* The view's entry, which is used now; NULL: there is none, or no longer. */
+static struct entry *use(struct l1 *l1, const struct l1_view *v, uint64_t now, uint32_t *pos)
 {
     uint32_t *link = find(l1, v);
     if (!*link)
-        return false;
+        return NULL;
     struct entry *e = at(l1, *link);
     if (since_base(l1, now) >= e->deadline) {
         drop_expired(l1, link);
-        return false;
+        return NULL;
     }
+    *pos = *link;
     unsigned credit = e->credit + CREDIT_HIT;
     e->credit = (uint8_t)(credit < CREDIT_MAX ? credit : CREDIT_MAX);
+    return e;
+}
+
+static inline void show(const struct entry *e, struct l1_hit *hit)
+{
     hit->reply = e->data + e->key_len + e->view_len;
     hit->len = reply_len(e);
+}
+
+bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit)
+{
+    uint32_t pos;
+    const struct entry *e = use(l1, v, now, &pos);
+    if (!e || is_suspect(l1, pos))
+        return false;
+    show(e, hit);
     return true;
+}
+
+bool l1_lookup_suspect(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit)
+{
+    uint32_t pos;
+    const struct entry *e = use(l1, v, now, &pos);
+    if (!e || !is_suspect(l1, pos))
+        return false;
+    show(e, hit);
+    return true;
+}
+
+void l1_suspect_all(struct l1 *l1)
+{
+    l1->small.suspect = l1->small.used;
+    l1->main.suspect = l1->main.used;
 }
 
 static void move_base(struct l1 *l1, uint64_t now)
@@ -720,6 +774,7 @@ bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, stru
     info->time_left_ms = e->deadline - time;
     info->credit = e->credit;
     info->in_main = pos >= l1->main.start;
+    info->suspect = is_suspect(l1, pos);
     return true;
 }
 

@@ -72,6 +72,12 @@ struct l1_hit {
  * now >= deadline is removed and is a miss. */
 bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit);
 
+/* Every entry that is there now is suspect from now on: l1_lookup misses it, until l1_insert brings
+ * it anew. O(1). */
+void l1_suspect_all(struct l1 *l1);
+/* As l1_lookup, for suspect entries alone. */
+bool l1_lookup_suspect(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit);
+
 /* Stores or replaces a view's reply until `deadline` (monotonic ms, exclusive). May evict. False:
  * not stored (too large, expired already, or a large value seen for the first time); an older
  * reply of the same view is gone in either case. Neither `reply` nor the view may point into the
@@ -93,6 +99,7 @@ struct l1_info {
     uint64_t time_left_ms;
     unsigned credit; /* S3-FIFO's use counter, 0..31 */
     bool in_main;    /* main ring rather than small */
+    bool suspect;    /* l1_suspect_all() */
 };
 bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_info *info);
 

@@ -82,7 +82,8 @@ static bool is_line(struct resp_slice line, const char *name)
     return line.len > strlen(name) && memcmp(line.data, name, strlen(name)) == 0;
 }
 
-/* Who is connected is seen from here; the invalidation link is not one of the clients that track. */
+/* Who is connected is seen from here; the invalidation link is not one of the clients that track.
+ */
 static void append_line(const struct proxy *p, struct text *t, struct resp_slice line)
 {
     bool tracks = strcmp(link_mode(p->link), "tracking") == 0;

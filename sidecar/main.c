@@ -138,6 +138,7 @@ static void apply_settings(struct app *a)
                           c->upstream_scan_timeout);
     coherence_set_options(a->proxy.coherence,
                           &(struct coherence_options){.ttl = c->l1_ttl,
+                                                      .negative_ttl = c->l1_negative_ttl,
                                                       .lease = c->lease,
                                                       .max_value = (size_t)c->l1_max_value});
 }
@@ -242,10 +243,12 @@ static bool build_leaves(struct app *a)
     p->l1 = l1_new(&l1);
     if (!p->l1)
         return complain("l1.max_memory=%zu: %s", l1.max_memory, strerror(errno));
-    p->coherence = coherence_new(p->l1, &a->metrics,
-                                 &(struct coherence_options){.ttl = a->config.l1_ttl,
-                                                             .lease = a->config.lease,
-                                                             .max_value = l1.max_value});
+    p->coherence =
+        coherence_new(p->l1, &a->metrics,
+                      &(struct coherence_options){.ttl = a->config.l1_ttl,
+                                                  .negative_ttl = a->config.l1_negative_ttl,
+                                                  .lease = a->config.lease,
+                                                  .max_value = l1.max_value});
     return p->coherence || complain("out of memory");
 }
 

@@ -29,8 +29,8 @@ struct proxy {
     uint64_t next_caller_id;
     uint64_t started; /* monotonic ms */
 
-    uint64_t paused_until; /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
-    size_t n_monitors; /* clients that MONITOR */
+    uint64_t paused_until;        /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
+    size_t n_monitors;            /* clients that MONITOR */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
 
     struct command_keys keys; /* scratch of one request's key list */
@@ -63,7 +63,8 @@ static inline bool proxy_refused(struct proxy *p, struct caller *c, struct upstr
 }
 
 /* The view that GET has of a key in the caller's database, for as long as both stay put. Database 0
- * is the empty view: the common case costs nothing. */
+ * is the empty view: the common case costs nothing. A nil is kept as it came: whoever hands it on
+ * says it in the client's own protocol. */
 static inline struct l1_view proxy_get_view(const struct caller *c, struct resp_slice key,
                                             uint64_t hash)
 {

@@ -10,19 +10,19 @@ static const struct {
     const char *word;
     enum push_kind kind;
 } CONFIRMATIONS[] = {
-    {"subscribe", PUSH_SUBSCRIBE},       {"unsubscribe", PUSH_UNSUBSCRIBE},
-    {"psubscribe", PUSH_PSUBSCRIBE},     {"punsubscribe", PUSH_PUNSUBSCRIBE},
-    {"ssubscribe", PUSH_SSUBSCRIBE},     {"sunsubscribe", PUSH_SUNSUBSCRIBE},
+    {"subscribe", PUSH_SUBSCRIBE},   {"unsubscribe", PUSH_UNSUBSCRIBE},
+    {"psubscribe", PUSH_PSUBSCRIBE}, {"punsubscribe", PUSH_PUNSUBSCRIBE},
+    {"ssubscribe", PUSH_SSUBSCRIBE}, {"sunsubscribe", PUSH_SUNSUBSCRIBE},
 };
 
 /* A message under way from one form to the other. */
 struct message {
     const struct namespace *ns;
     bool namespaced;
-    struct resp_slice frame;  /* all of it */
-    struct resp_reader rest;  /* not read yet */
-    size_t n;                 /* elements */
-    struct resp_slice word;   /* the first one */
+    struct resp_slice frame; /* all of it */
+    struct resp_reader rest; /* not read yet */
+    size_t n;                /* elements */
+    struct resp_slice word;  /* the first one */
     struct chain *out;
 };
 
@@ -141,8 +141,8 @@ static void put_any_message(struct message *m, bool by_pattern)
 {
     struct resp_slice pattern, channel;
     struct channel_name pattern_name;
-    bool ok = (!by_pattern || resp_read_bulk(&m->rest, &pattern)) &&
-              resp_read_bulk(&m->rest, &channel);
+    bool ok =
+        (!by_pattern || resp_read_bulk(&m->rest, &pattern)) && resp_read_bulk(&m->rest, &channel);
     if (!ok) {
         put_as_it_is(m);
         return;

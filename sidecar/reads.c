@@ -1,14 +1,87 @@
-/* reads.c - GET and MGET: from the L1, or from the upstream and into the L1. */
+/* reads.c - reads that the L1 may answer. */
 #include "reads.h"
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "query.h"
 #include "wire.h"
 
-/* --- GET ----------------------------------------------------------------------------------------
+/* --- views --------------------------------------------------------------------------------------
  */
+
+enum {
+    VIEW_MAX = 255, /* as in l1.h */
+    VIEW_HEAD = 1 + sizeof(uint32_t) + sizeof(uint16_t),
+};
+
+static bool is_get(const struct request_plan *plan)
+{
+    return plan->command->id == COMMAND_ID_GET;
+}
+
+bool reads_takes(const struct proxy *p, const struct request_plan *plan)
+{
+    const struct command *command = plan->command;
+    switch ((enum command_cacheable)command->cacheable) {
+    case COMMAND_CACHEABLE_NO:
+        return false;
+    case COMMAND_CACHEABLE_FIELDS:
+        if (command_table_fields_expire(p->commands))
+            return false;
+        break;
+    case COMMAND_CACHEABLE_YES:
+        break;
+    }
+    if (command->id == COMMAND_ID_MGET || (command->id == COMMAND_ID_EXISTS && plan->argc != 2))
+        return false;
+    return command_arity_ok(command, plan->argc) && plan->argc >= 2;
+}
+
+/* Where a reply is to be found: what was asked, of which database, in which protocol. */
+struct place {
+    struct l1_view view;
+    char bytes[VIEW_MAX];
+};
+
+/* protocol, database, command, then the arguments behind the key with their lengths. False: too
+ * long to be kept. */
+static bool describe(struct place *at, const struct caller *c, const struct request_plan *plan)
+{
+    uint32_t db = c->db;
+    uint16_t id = plan->command->id;
+    size_t n = VIEW_HEAD;
+    at->bytes[0] = (char)c->resp;
+    memcpy(at->bytes + 1, &db, sizeof db);
+    memcpy(at->bytes + 1 + sizeof db, &id, sizeof id);
+    for (size_t i = 2; i < plan->argc; i++) {
+        struct resp_slice arg = plan->argv[i];
+        if (arg.len > VIEW_MAX || n + 1 + arg.len > VIEW_MAX)
+            return false;
+        at->bytes[n++] = (char)arg.len;
+        if (arg.len)
+            memcpy(at->bytes + n, arg.data, arg.len);
+        n += arg.len;
+    }
+    at->view.view = at->bytes;
+    at->view.view_len = n;
+    return true;
+}
+
+static bool find_place(struct place *at, const struct caller *c, const struct request_plan *plan)
+{
+    at->view = proxy_get_view(c, plan->argv[1], plan->hash);
+    return is_get(plan) || describe(at, c, plan);
+}
+
+/* --- one key ------------------------------------------------------------------------------------
+ */
+
+static bool is_nil(const struct l1_hit *hit)
+{
+    return hit->reply[0] == '_' || (hit->reply[0] == '$' && hit->reply[1] == '-');
+}
 
 static void append_hit(struct chain *out, const struct l1_hit *hit)
 {
@@ -21,6 +94,10 @@ static void append_hit(struct chain *out, const struct l1_hit *hit)
 
 static void answer_hit(struct caller *c, const struct l1_hit *hit)
 {
+    if (is_nil(hit)) { /* whoever asked for it first may have spoken the other protocol */
+        caller_answer_null(c);
+        return;
+    }
     append_hit(caller_reply(c), hit);
     if (c->head)
         chain_own(&c->tail->body); /* it may wait for longer than the entry lives */
@@ -45,7 +122,7 @@ static void append_pttl(struct chain *out, const struct namespace *ns, struct re
     wire_bulk2(out, ns->prefix, key);
 }
 
-/* GET and PTTL leave together, so that the entry can't outlive its key. */
+/* The read and PTTL leave together, so that the entry can't outlive its key. */
 static void send_fill(struct proxy *p, struct caller *c, const struct request_plan *plan,
                       struct fill *f, struct upstream_conn *uc)
 {
@@ -59,13 +136,13 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     struct request *r = *coherence_fill_waiters(f);
     r->source = uc;
     if (!upstream_expect(uc, f, REPLY_FILL_VALUE)) {
-        reads_fill_end(p, f, false, UPSTREAM_NO_MEMORY);
+        reads_fill_end(p, f, '-', UPSTREAM_NO_MEMORY);
         coherence_fill_ttl_end(p->coherence, f, false, now);
         return;
     }
     struct chain *out = upstream_out(uc);
-    r->cost = forward_append(p, out, plan,
-                             &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
+    r->cost =
+        forward_append(p, out, plan, &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
     c->owed_bytes += r->cost;
     if (upstream_expect(uc, f, REPLY_FILL_TTL))
         append_pttl(out, p->ns, plan->argv[1]);
@@ -74,18 +151,30 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     upstream_sent(uc);
 }
 
-void reads_get(struct proxy *p, struct caller *c, const struct request_plan *plan)
+/* BITPOS of a key that is not there may read as that of another, which expired meanwhile. */
+static enum fill_kind kind_of(const struct command *command)
+{
+    return command->id == COMMAND_ID_GET      ? FILL_VALUE
+           : command->id == COMMAND_ID_BITPOS ? FILL_PRESENT
+                                              : FILL_ANY;
+}
+
+void reads_one(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     uint64_t now = loop_now(p->loop);
-    struct l1_view view = proxy_get_view(c, plan->argv[1], plan->hash);
+    struct place at;
     struct l1_hit hit;
-    if (coherence_lookup(p->coherence, &view, now, &hit)) {
+    if (!find_place(&at, c, plan)) {
+        forward_run(p, c, plan);
+        return;
+    }
+    if (coherence_lookup(p->coherence, &at.view, now, &hit)) {
         p->metrics->hits++;
         answer_hit(c, &hit);
         return;
     }
     p->metrics->misses++;
-    struct fill *f = coherence_join(p->coherence, &view, c->resp);
+    struct fill *f = coherence_join(p->coherence, &at.view, c->resp);
     if (f && wait_for(c, f)) {
         p->metrics->coalesced++;
         return;
@@ -93,7 +182,7 @@ void reads_get(struct proxy *p, struct caller *c, const struct request_plan *pla
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     if (proxy_refused(p, c, uc))
         return;
-    f = coherence_begin_fill(p->coherence, &view, c->resp, now);
+    f = coherence_begin_fill(p->coherence, &at.view, kind_of(plan->command), c->resp, now);
     if (f)
         send_fill(p, c, plan, f, uc);
     else
@@ -143,6 +232,16 @@ static struct mget *mget_new(struct proxy *p, size_t n)
     return NULL;
 }
 
+static void append_element(const struct caller *c, struct chain *out, const struct l1_hit *hit)
+{
+    if (!is_nil(hit))
+        chain_append(out, hit->reply, hit->len);
+    else if (c->resp == 3)
+        chain_append(out, "_\r\n", 3);
+    else
+        chain_append(out, "$-1\r\n", 5);
+}
+
 static void mget_look_up(struct proxy *p, struct caller *c, const struct request_plan *plan,
                          struct mget *m)
 {
@@ -163,8 +262,8 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             struct l1_hit hit;
             if (coherence_lookup(p->coherence, &view, now, &hit)) {
                 s->at = m->hits.len;
-                s->len = hit.len;
-                chain_append(&m->hits, hit.reply, hit.len);
+                append_element(c, &m->hits, &hit);
+                s->len = m->hits.len - s->at;
                 continue;
             }
             s->missing = true;
@@ -201,7 +300,7 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
         if (!m->slots[i].missing)
             continue;
         struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
-        m->slots[i].fill = coherence_begin_fill(p->coherence, &view, c->resp, now);
+        m->slots[i].fill = coherence_begin_fill(p->coherence, &view, FILL_VALUE, c->resp, now);
         if (m->slots[i]
                 .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, m->slots[i].fill, "", 0);
@@ -287,7 +386,7 @@ static void mget_elements(struct proxy *p, struct request *r, const char *p0, si
         if (f)
             coherence_fill_value(p->coherence, f, p0, used);
         if (status == RESP_DONE) {
-            mget_element_end(p, m, m->element.type == '$');
+            mget_element_end(p, m, m->element.type == '$' || m->element.type == '_');
             mget_emit_hits(r, m);
         }
         p0 += used;
@@ -347,21 +446,20 @@ void reads_fill_bytes(struct proxy *p, struct fill *f, const char *bytes, size_t
     }
 }
 
-void reads_fill_end(struct proxy *p, struct fill *f, bool keep, const char *error)
+void reads_fill_end(struct proxy *p, struct fill *f, char type, const char *error)
 {
     struct request *waiters = *coherence_fill_waiters(f);
     *coherence_fill_waiters(f) = NULL;
-    coherence_fill_value_end(p->coherence, f, keep, loop_now(p->loop));
+    coherence_fill_value_end(p->coherence, f, !error && type != '-', loop_now(p->loop));
     while (waiters) {
         struct request *r = waiters;
         waiters = r->next_waiter;
         if (error)
             forward_lost(p, r, error);
         else
-            forward_done(p, r, '$');
+            forward_done(p, r, type);
     }
 }
-
 
 void reads_merge_end(struct proxy *p, struct request *r, char type, const char *error)
 {

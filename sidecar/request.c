@@ -16,15 +16,11 @@
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
 
-static bool is_get(const struct request_plan *plan)
-{
-    return plan->command && plan->command->id == COMMAND_ID_GET && plan->argc == 2;
-}
-
 void request_plan(struct proxy *p, struct request_plan *plan)
 {
     plan->command = plan->argc ? command_find(p->commands, plan->argv, plan->argc) : NULL;
-    if (!is_get(plan))
+    plan->cached = plan->command && reads_takes(p, plan);
+    if (!plan->cached)
         return;
     plan->hash = l1_hash(p->l1, plan->argv[1].data, plan->argv[1].len);
     l1_prefetch_bucket(p->l1, plan->hash);
@@ -32,7 +28,7 @@ void request_plan(struct proxy *p, struct request_plan *plan)
 
 void request_prefetch(const struct proxy *p, const struct request_plan *plan)
 {
-    if (is_get(plan))
+    if (plan->cached)
         l1_prefetch_entry(p->l1, plan->hash);
 }
 
@@ -111,7 +107,7 @@ static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const 
             end_forward(p, owner, type);
         break;
     case REPLY_FILL_VALUE:
-        reads_fill_end(p, owner, !error && type == '$', error);
+        reads_fill_end(p, owner, type, error);
         break;
     case REPLY_FILL_TTL:
         coherence_fill_ttl_end(p->coherence, owner, !error, loop_now(p->loop));
@@ -196,8 +192,7 @@ static enum request_outcome run_select(struct proxy *p, struct caller *c,
 static void run_all_channels(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     struct resp_slice argv[] = {plan->argv[0], plan->argv[1], {"*", 1}};
-    forward_run(p, c,
-                &(struct request_plan){.argv = argv, .argc = 3, .command = plan->command});
+    forward_run(p, c, &(struct request_plan){.argv = argv, .argc = 3, .command = plan->command});
 }
 
 static void append_pong(struct chain *out, const struct request_plan *plan)
@@ -233,8 +228,8 @@ static enum request_outcome run_read(struct proxy *p, struct caller *c,
                                      const struct request_plan *plan)
 {
     uint16_t id = plan->command->id;
-    if (id == COMMAND_ID_GET && !c->lane)
-        reads_get(p, c, plan);
+    if (plan->cached && !c->lane)
+        reads_one(p, c, plan);
     else if (id == COMMAND_ID_MGET && !c->lane)
         reads_mget(p, c, plan);
     else if ((id == COMMAND_ID_PING || id == COMMAND_ID_ECHO) && plan->argc <= 2 && !c->lane)
@@ -338,8 +333,7 @@ static const char *refusal(struct proxy *p, const struct caller *c, const struct
     }
     if (!c->authenticated && !(command->flags & COMMAND_FLAG_NO_AUTH))
         return "NOAUTH Authentication required.";
-    if (command->class_ != COMMAND_ADMIN ||
-        p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
+    if (command->class_ != COMMAND_ADMIN || p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
         return NULL;
     snprintf(text, COMMAND_ERROR_MAX,
              "NOPERM '%s' administers the shared server; nearcache forwards it only with "

@@ -147,7 +147,8 @@ static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc
                       void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
     w->query.done = done;
-    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, 2, UPSTREAM_SCAN_LANE), argv, argc);
+    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, 2, UPSTREAM_SCAN_LANE), argv,
+               argc);
 }
 
 static void scan_done(struct query *q, const char *reply, size_t n, const char *error)
@@ -404,10 +405,13 @@ static void run_flush(struct proxy *p, struct caller *c, bool all, const struct 
     "for _,k in ipairs(r[2]) do " body " end until c=='0' "
 
 static const char COUNT_SCRIPT[] = "local n=0 " EACH_KEY("n=n+1") "return n";
-static const char RANDOM_SCRIPT[] = "local t={} " EACH_KEY("t[#t+1]=k") "return #t>0 and t[1+ARGV[2]%#t]";
-static const char FLUSHDB_SCRIPT[] = EACH_KEY("redis.call('UNLINK',k)") "return redis.status_reply('OK')";
+static const char RANDOM_SCRIPT[] =
+    "local t={} " EACH_KEY("t[#t+1]=k") "return #t>0 and t[1+ARGV[2]%#t]";
+static const char FLUSHDB_SCRIPT[] =
+    EACH_KEY("redis.call('UNLINK',k)") "return redis.status_reply('OK')";
 static const char FLUSHALL_SCRIPT[] =
-    "for db in redis.call('INFO','keyspace'):gmatch('db(%d+):') do redis.call('SELECT',db) " EACH_KEY(
+    "for db in redis.call('INFO','keyspace'):gmatch('db(%d+):') do "
+    "redis.call('SELECT',db) " EACH_KEY(
         "redis.call('UNLINK',k)") "end return redis.status_reply('OK')";
 
 static const char *script_of(uint16_t id)

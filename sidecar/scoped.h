@@ -16,8 +16,8 @@ void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *arg
 void scoped_run(struct proxy *p, struct caller *c, uint16_t id, const struct resp_slice *argv,
                 size_t argc);
 
-/* The same commands as a single one that can stand in a transaction: a pattern with our prefix, or a
- * script that walks. */
+/* The same commands as a single one that can stand in a transaction: a pattern with our prefix, or
+ * a script that walks. */
 void scoped_append(struct proxy *p, struct chain *out, uint16_t id, const struct resp_slice *argv,
                    size_t argc);
 

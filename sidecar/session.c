@@ -31,11 +31,11 @@ struct session {
     struct upstream_conn *uc;
     bool pinned; /* for as long as the client is there: others redirect to it, or its state is more
                     than is known here */
-    struct transaction *transaction;         /* being queued */
+    struct transaction *transaction;                /* being queued */
     struct request *subscribing, *last_subscribing; /* not yet confirmed, in order */
-    bool whole_namespace;                    /* tracks by the namespace's own prefix */
-    struct tracking_request next;            /* the CLIENT TRACKING under way */
-    char *message; /* a message as far as it has come */
+    bool whole_namespace;                           /* tracks by the namespace's own prefix */
+    struct tracking_request next;                   /* the CLIENT TRACKING under way */
+    char *message;                                  /* a message as far as it has come */
     size_t message_len, message_cap;
 };
 
@@ -82,8 +82,7 @@ static enum request_outcome wait_a_while(struct proxy *p, struct caller *c)
 
 static bool has_waited_enough(const struct proxy *p, const struct caller *c)
 {
-    return c->wait_since &&
-           loop_now(p->loop) - c->wait_since >= p->config->upstream_session_wait;
+    return c->wait_since && loop_now(p->loop) - c->wait_since >= p->config->upstream_session_wait;
 }
 
 static void wake_first(struct proxy *p)
@@ -199,7 +198,8 @@ void session_severed(void *ctx, void *holder)
 /* --- plain commands -----------------------------------------------------------------------------
  */
 
-static struct request *send_plain(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static struct request *send_plain(struct proxy *p, struct caller *c,
+                                  const struct request_plan *plan)
 {
     if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, c->lane))
         return NULL;
@@ -290,7 +290,8 @@ static bool is_option(const struct request_plan *plan, size_t i, const char *wor
 }
 
 /* False: the connection redirected to is not ready yet. */
-static bool read_tracking(struct proxy *p, const struct request_plan *plan, struct tracking_request *t)
+static bool read_tracking(struct proxy *p, const struct request_plan *plan,
+                          struct tracking_request *t)
 {
     *t = (struct tracking_request){.on = resp_word_is(plan->argv[2], "on")};
     for (size_t i = 3; i < plan->argc; i++) {
@@ -348,8 +349,7 @@ static void send_tracking(struct proxy *p, struct caller *c, const struct reques
     struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
     if (!r)
         return;
-    if (!forward_rewriter(p, plan, &r->rewriter) ||
-        !upstream_expect(uc, r, REPLY_FORWARD)) {
+    if (!forward_rewriter(p, plan, &r->rewriter) || !upstream_expect(uc, r, REPLY_FORWARD)) {
         forward_give_up(p, r);
         return;
     }
@@ -670,7 +670,8 @@ static void follow_hello(struct caller *c, const struct request_plan *plan)
         return;
     if (c->lane)
         upstream_set_resp(c->lane, (unsigned)version);
-    c->quitting |= c->resp != version; /* AUTH in it failed here: the two can't be told apart again */
+    c->quitting |=
+        c->resp != version; /* AUTH in it failed here: the two can't be told apart again */
 }
 
 static void run_local(struct proxy *p, struct caller *c, const struct request_plan *plan)
@@ -682,7 +683,6 @@ static void run_local(struct proxy *p, struct caller *c, const struct request_pl
     if (plan->command->id == COMMAND_ID_HELLO)
         follow_hello(c, plan);
 }
-
 
 static void translate(struct caller *c, const char *frame, size_t n, struct chain *out);
 
@@ -717,9 +717,8 @@ static void hand_on_element(struct proxy *p, struct caller *c, const struct comm
 
 void session_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
-    static const struct transaction_hooks hooks = {.run = run_local,
-                                                     .set = set_tracking,
-                                                     .gathered = hand_on_element};
+    static const struct transaction_hooks hooks = {
+        .run = run_local, .set = set_tracking, .gathered = hand_on_element};
     transaction_reply(p, r, &hooks, bytes, n);
     forward_watch_backlog(p, r);
 }

@@ -6,10 +6,10 @@
  *     CLIENT TRACKING ON        until OFF
  *     anything, during a CLIENT PAUSE (which admin_commands must allow)
  *
- * While it lasts, everything that the client asks of Redis goes down this connection, in order, past
- * the L1: what is watched or tracked must be read where it is watched. It begins when nothing is
- * owed to the client on the shared connection, and ends when nothing is owed on its own; a client
- * that leaves in the middle takes the connection's state with it.
+ * While it lasts, everything that the client asks of Redis goes down this connection, in order,
+ * past the L1: what is watched or tracked must be read where it is watched. It begins when nothing
+ * is owed to the client on the shared connection, and ends when nothing is owed on its own; a
+ * client that leaves in the middle takes the connection's state with it.
  */
 #ifndef NEARCACHE_SESSION_H
 #define NEARCACHE_SESSION_H

@@ -195,8 +195,8 @@ static void hand_on_gathered(const struct reply *re, const struct queued *q)
         if (t->failed)
             chain_append(&out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
         else
-            re->hooks->gathered(re->proxy, c, q->command,
-                                (struct resp_slice){t->held, t->held_len}, &out);
+            re->hooks->gathered(re->proxy, c, q->command, (struct resp_slice){t->held, t->held_len},
+                                &out);
         hand_on(re, &out);
     }
     t->held_len = 0;

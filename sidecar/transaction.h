@@ -21,16 +21,16 @@ __attribute__((warn_unused_result)) bool transaction_add(struct transaction *t,
 /* A SELECT: its +OK makes `db` the client's database. */
 __attribute__((warn_unused_result)) bool transaction_add_select(struct transaction *t, uint32_t db);
 /* A command that is to be run here when its turn has come; its arguments are copied. */
-__attribute__((warn_unused_result)) bool
-transaction_add_local(struct transaction *t, const struct request_plan *plan);
+__attribute__((warn_unused_result)) bool transaction_add_local(struct transaction *t,
+                                                               const struct request_plan *plan);
 
 /* A command whose reply has to be seen whole before the client is handed something. */
 __attribute__((warn_unused_result)) bool transaction_add_gathered(struct transaction *t,
                                                                   const struct command *command);
 
 /* A command whose +OK means something for the session; its arguments are copied. */
-__attribute__((warn_unused_result)) bool
-transaction_add_setting(struct transaction *t, const struct request_plan *plan);
+__attribute__((warn_unused_result)) bool transaction_add_setting(struct transaction *t,
+                                                                 const struct request_plan *plan);
 
 struct transaction_hooks {
     /* Runs a local command; it answers at once. */

@@ -222,7 +222,8 @@ static void fail(struct upstream_conn *uc, const char *why)
     if (uc->is_private && uc->holder && was_ready)
         log_write(u->log, LOG_WARN, "session_lost", "upstream", u->options.address->label, "why",
                   why, NULL);
-    else if (!uc->no_such_db && !uc->is_private && (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
+    else if (!uc->no_such_db && !uc->is_private &&
+             (uc->backoff.failures == 1 || uc->backoff.failures % 30 == 0))
         log_write(u->log, LOG_WARN, was_ready ? "upstream_lost" : "upstream_unavailable",
                   "upstream", u->options.address->label, "why", why, "hint", log_hint(uc), NULL);
     drop_connection(uc);
@@ -297,10 +298,10 @@ static void do_without_hello(struct upstream_conn *uc)
         step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), user, password}, 3);
     else if (o->address->password)
         step(uc, STEP_AUTH, (struct resp_slice[]){wire_text("AUTH"), password}, 2);
-    step(uc, STEP_SETNAME,
-         (struct resp_slice[]){wire_text("CLIENT"), wire_text("SETNAME"),
-                               wire_text(o->client_name)},
-         3);
+    step(
+        uc, STEP_SETNAME,
+        (struct resp_slice[]){wire_text("CLIENT"), wire_text("SETNAME"), wire_text(o->client_name)},
+        3);
 }
 
 static void select_database(struct upstream_conn *uc)
@@ -356,8 +357,7 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
     /* A server that refuses SETNAME but nothing else (an ACL) can be lived with; NOAUTH and LOADING
      * meet every command. */
     bool hello_refused = type == '-' && step == STEP_HELLO && uc->resp == 2 && knows_no_hello(line);
-    bool name_refused =
-        type == '-' && step == STEP_SETNAME && strncmp(line, "-NOPERM", 7) == 0;
+    bool name_refused = type == '-' && step == STEP_SETNAME && strncmp(line, "-NOPERM", 7) == 0;
     bool fatal = type == '-' && !hello_refused && !name_refused;
     if (fatal && step == STEP_SELECT && strncmp(line, "-ERR", 4) == 0) {
         uc->no_such_db = true; /* the client gets the server's own words */
@@ -729,7 +729,8 @@ static void free_conn(struct upstream_conn *uc)
 /* A database that nobody uses any more, or that never was. */
 static bool is_forgotten(const struct upstream_conn *uc)
 {
-    return is_extra(uc) && !uc->holder && uc->owed.n == 0 && (uc->state == UC_IDLE || uc->state == UC_BACKOFF);
+    return is_extra(uc) && !uc->holder && uc->owed.n == 0 &&
+           (uc->state == UC_IDLE || uc->state == UC_BACKOFF);
 }
 
 static void tick_list(struct upstream_conn **at, uint64_t now)

@@ -65,8 +65,8 @@ void upstream_set_timeouts(struct upstream *u, uint64_t connect, uint64_t reply,
 /* Deadlines and reconnects; to be called every few dozen milliseconds. */
 void upstream_tick(struct upstream *u, uint64_t now);
 
-/* The connection for a database and a RESP version (2 or 3); made when first asked for. Callers with
- * the same `slot` share one and keep their order. NULL: out of memory. */
+/* The connection for a database and a RESP version (2 or 3); made when first asked for. Callers
+ * with the same `slot` share one and keep their order. NULL: out of memory. */
 #define UPSTREAM_SCAN_LANE UINT32_MAX
 struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot);
 
@@ -76,7 +76,8 @@ struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned res
 /* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or out
  * of memory. */
 struct upstream_conn *upstream_lend(struct upstream *u, uint32_t db, unsigned resp, void *holder);
-/* Given back in the state in which it was lent; what is still owed on it will come to its owners. */
+/* Given back in the state in which it was lent; what is still owed on it will come to its owners.
+ */
 void upstream_return(struct upstream_conn *uc);
 /* Given back in any other state: closed at once, and what is owed is told `lost`, never `severed`.
  */

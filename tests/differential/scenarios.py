@@ -607,7 +607,10 @@ def mixture(maker):
         commands += [words("DISCARD"), words("UNSUBSCRIBE", "ch1", "ch2"), words("PUNSUBSCRIBE", "c*"),
                      words("RESET")]
         steps.append(Step("whole", 0, [maker.hello(), *commands]))
-        steps.append(Step("burst", 1, [words("GET", K("s1")), words("LRANGE", K("l1"), 0, -1)]))
+        # Another client, which may be lent what that one was lent, sees nothing of it.
+        steps.append(Step("burst", 1, [
+            words("UNWATCH"), words("BLPOP", K("q1"), "0.001"), words("EXEC"), words("GET", K("s1")),
+            words("LRANGE", K("l1"), 0, -1), words("CLIENT", "TRACKINGINFO")]))
     return steps
 
 

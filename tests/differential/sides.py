@@ -204,9 +204,10 @@ class Side:
 class Pair:
     """Both sides. `compared` counts calls; `seen` is {command: [successes, failures]}."""
 
-    def __init__(self, bare, near, table):
+    def __init__(self, bare, near, table, restart=lambda: None):
         self.bare, self.near = bare, near
         self.table = table
+        self.restart = restart
         self.compared = 0
         self.seen = {}
         self.last_mark = 0
