@@ -26,7 +26,10 @@ enum request_state { REQUEST_WAITING, REQUEST_DONE };
 struct writes {
     uint64_t one, *many; /* `many` where there are several; owned */
     uint32_t n;
-    bool all;
+    bool all, announced;
+    char
+        *names; /* where they are to be announced: each with its length (size_t) before it; owned */
+    size_t names_len, names_cap;
 };
 
 /* One reply that is owed. What it is waiting for is known to those who made it. */

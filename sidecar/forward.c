@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "announce.h"
 #include "channel.h"
+#include "link.h"
 #include "notice.h"
 #include "query.h"
 #include "wire.h"
@@ -21,6 +23,49 @@ enum {
 static const uint64_t *hashes_of(const struct writes *w)
 {
     return w->many ? w->many : &w->one;
+}
+
+/* Other instances are told of writes. */
+static bool is_announcing(const struct proxy *p)
+{
+    return p->config->publish == PUBLISH_ON ||
+           (p->config->publish == PUBLISH_AUTO && !link_is_tracking(p->link));
+}
+
+static bool keep_name(struct writes *w, struct resp_slice key)
+{
+    size_t more = sizeof key.len + key.len;
+    if (w->names_cap - w->names_len < more) {
+        size_t cap = 2 * w->names_cap + more;
+        char *names = realloc(w->names, cap);
+        if (!names)
+            return false;
+        w->names = names;
+        w->names_cap = cap;
+    }
+    memcpy(w->names + w->names_len, &key.len, sizeof key.len);
+    if (key.len)
+        memcpy(w->names + w->names_len + sizeof key.len, key.data, key.len);
+    w->names_len += more;
+    return true;
+}
+
+/* What has been written is announced, once. */
+static void announce(struct proxy *p, struct writes *w, struct announce_lane lane)
+{
+    for (size_t at = 0; at < w->names_len;) {
+        struct resp_slice key;
+        memcpy(&key.len, w->names + at, sizeof key.len);
+        key.data = w->names + at + sizeof key.len;
+        announce_key(p->announce, lane, key);
+        at += sizeof key.len + key.len;
+    }
+    free(w->names);
+    w->names = NULL;
+    w->names_len = w->names_cap = 0;
+    w->announced = true;
+    if (w->all && is_announcing(p))
+        announce_all(p->announce, lane);
 }
 
 /* Counts a key among those that may change. */
@@ -46,15 +91,16 @@ static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
 void writes_free(struct writes *w)
 {
     free(w->many);
+    free(w->names);
     *w = (struct writes){0};
 }
 
-/* Blocking pops and scripts have a class that tells nothing of it. */
+/* The class of blocking pops, scripts and FLUSHALL tells nothing of it. */
 static bool may_write(const struct command *command)
 {
     return command->class_ == COMMAND_WRITE || command->class_ == COMMAND_ADMIN ||
-           (command->class_ == COMMAND_SESSION &&
-            (command->flags & COMMAND_FLAG_WRITE || command->keys_unknown));
+           command->flags & COMMAND_FLAG_WRITE ||
+           (command->class_ == COMMAND_SESSION && command->keys_unknown);
 }
 
 /* A function's keys are those that it was given, and whatever else it likes. */
@@ -71,8 +117,10 @@ static bool add_keys(struct proxy *p, struct writes *w, const struct request_pla
         some_written |= keys->v[i].flags & COMMAND_KEY_WRITE;
     for (size_t i = 0; i < keys->n; i++) {
         const struct command_key *k = &keys->v[i];
-        if (k->kind == COMMAND_ARG_KEY && (!some_written || k->flags & COMMAND_KEY_WRITE) &&
-            !touch(p, w, plan->argv[k->arg]))
+        if (k->kind != COMMAND_ARG_KEY || (some_written && !(k->flags & COMMAND_KEY_WRITE)))
+            continue;
+        if (!touch(p, w, plan->argv[k->arg]) ||
+            (is_announcing(p) && !keep_name(w, plan->argv[k->arg])))
             return false;
     }
     return true;
@@ -91,12 +139,20 @@ static void touch_published(void *ctx, struct resp_slice key)
     pub->proxy->metrics->invalidations++;
 }
 
+static void touch_prefix(void *ctx, struct resp_slice prefix)
+{
+    struct published *pub = ctx;
+    (void)prefix;
+    pub->writes->all = true; /* more than was asked for is still right */
+}
+
 /* An invalidation that our own client publishes counts before it is acknowledged. */
 static bool add_published(struct proxy *p, struct writes *w, const struct request_plan *plan)
 {
     struct published pub = {p, w, true};
+    const struct notice_sink sink = {touch_published, touch_prefix, &pub};
     enum notice_result result =
-        notice_read(p->ns, p->config->service, plan->argv[1], plan->argv[2], touch_published, &pub);
+        notice_read(p->ns, p->config->service, NULL, plan->argv[1], plan->argv[2], &sink);
     if (result == NOTICE_MALFORMED)
         p->metrics->events_malformed++;
     return pub.ok;
@@ -257,6 +313,11 @@ void forward_sent(struct request *r, size_t bytes)
     upstream_sent(r->source);
 }
 
+static struct announce_lane lane_of(const struct caller *c)
+{
+    return (struct announce_lane){.db = c->db, .resp = c->resp, .slot = proxy_slot(c)};
+}
+
 struct request *forward_send(struct proxy *p, struct caller *c, const struct request_plan *plan,
                              struct upstream_conn *uc)
 {
@@ -271,6 +332,10 @@ struct request *forward_send(struct proxy *p, struct caller *c, const struct req
         forward_give_up(p, r);
         return NULL;
     }
+    if (plan->command->id == COMMAND_ID_PUBLISH)
+        r->writes.announced = true; /* the client does it itself */
+    else if (uc != c->lane)
+        announce(p, &r->writes, lane_of(c));
     forward_sent(r, forward_append(p, upstream_out(uc), plan, &p->keys));
     return r;
 }
@@ -376,8 +441,16 @@ static void end_patience(struct request *r)
         r->caller->state.blocking--;
 }
 
+void forward_announce_all(struct proxy *p)
+{
+    announce(p, &(struct writes){.all = true},
+             (struct announce_lane){.db = p->address->db, .resp = 2});
+}
+
 void forward_end(struct proxy *p, struct request *r)
 {
+    if (!r->writes.announced) /* on a private connection, whose writes nobody follows there */
+        announce(p, &r->writes, (struct announce_lane){.db = p->address->db, .resp = 2});
     end_writes(p, &r->writes);
     resp_rewriter_free(r->rewriter);
     r->rewriter = NULL;

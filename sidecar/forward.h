@@ -66,6 +66,9 @@ void writes_free(struct writes *w);
 __attribute__((warn_unused_result)) bool writes_begin(struct proxy *p, struct request *r,
                                                       struct writes *w);
 
+/* All keys may have changed: other instances are told, where they are told of writes. */
+void forward_announce_all(struct proxy *p);
+
 /* --- replies, for owners tagged REPLY_FORWARD ---------------------------------------------------
  */
 

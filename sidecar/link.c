@@ -386,6 +386,12 @@ static void kill_key(void *ctx, struct resp_slice key)
     coherence_kill_key(l->coherence, key.data, key.len);
 }
 
+static void kill_prefix(void *ctx, struct resp_slice prefix)
+{
+    struct link *l = ctx;
+    l->metrics->invalidations += coherence_kill_prefix(l->coherence, prefix.data, prefix.len);
+}
+
 static void malformed(struct link *l, const char *channel, const char *why)
 {
     char count[24];
@@ -427,15 +433,18 @@ static void message(struct link *l, const redisReply *channel, const redisReply 
     }
     if (!is_text(payload))
         return;
-    switch (notice_read(l->options.ns, l->options.service, slice_of(channel), slice_of(payload),
-                        kill_key, l)) {
+    const struct notice_sink sink = {.key = kill_key, .prefix = kill_prefix, .ctx = l};
+    switch (notice_read(l->options.ns, l->options.service, l->options.origin, slice_of(channel),
+                        slice_of(payload), &sink)) {
     case NOTICE_MALFORMED:
-        malformed(l, channel->str, "not a JSON object with the strings service and key");
+        malformed(l, channel->str,
+                  "not a JSON object with the strings service and key (or prefix)");
         break;
     case NOTICE_FOREIGN:
         l->metrics->events_foreign++;
         break;
     case NOTICE_OTHER_CHANNEL:
+    case NOTICE_OWN:
     case NOTICE_KEYS:
         break;
     }
@@ -604,6 +613,11 @@ const char *link_mode(const struct link *l)
     if (l->state == LINK_LIVE)
         return l->tracking ? "tracking" : "events";
     return l->state == LINK_IDLE ? "down" : "connecting";
+}
+
+bool link_is_tracking(const struct link *l)
+{
+    return l->state == LINK_LIVE && l->tracking;
 }
 
 const char *link_server_version(const struct link *l)

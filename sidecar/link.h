@@ -27,6 +27,7 @@ struct link_options {
     const struct upstream_address *address; /* borrowed, as all of these */
     const char *service;
     const struct namespace *ns;
+    const char *origin; /* of events that are our own */
     enum tracking tracking;
     uint64_t connect_timeout; /* ms, for connect and for becoming live */
 };
@@ -41,6 +42,7 @@ void link_tick(struct link *link, uint64_t now);
 
 /* "down", "connecting", "events" or "tracking". */
 const char *link_mode(const struct link *link);
+bool link_is_tracking(const struct link *link);
 /* Version of the upstream as its INFO says, "unknown" before it was asked. */
 const char *link_server_version(const struct link *link);
 const char *link_last_error(const struct link *link);

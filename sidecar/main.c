@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "announce.h"
 #include "client.h"
 #include "dev.h"
 #include "link.h"
@@ -272,6 +273,11 @@ static bool build_upstream(struct app *a)
                                 .tracking = c->tracking,
                                 .connect_timeout = c->upstream_connect_timeout};
     p->upstream = upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
+    p->announce =
+        p->upstream ? announce_new(&a->loop, p->upstream, &a->ns, c->service, &a->metrics) : NULL;
+    if (!p->announce)
+        return complain("out of memory");
+    link.origin = announce_origin(p->announce);
     p->link = link_new(&a->loop, &link, p->coherence, p->commands, p->log, &a->metrics);
     return (p->upstream && p->link) || complain("out of memory");
 }
@@ -325,6 +331,7 @@ static void tear_down(struct app *a)
         clients_close(p);
     upstream_free(p->upstream);
     link_free(p->link);
+    announce_free(p->announce);
     coherence_free(p->coherence);
     l1_free(p->l1);
     command_table_free(p->commands);

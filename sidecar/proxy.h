@@ -9,6 +9,7 @@
 #include "namespace.h"
 #include "upstream.h"
 
+struct announce;
 struct link;
 
 /* Everything is borrowed from main. */
@@ -24,6 +25,7 @@ struct proxy {
     const struct upstream_address *address;
     struct upstream *upstream;
     struct link *link;
+    struct announce *announce;
     struct caller_list callers;
     size_t n_callers;
     uint64_t next_caller_id;
@@ -36,19 +38,23 @@ struct proxy {
     struct command_keys keys; /* scratch of one request's key list */
 };
 
+/* Which of several shared connections is a client's. */
+static inline uint32_t proxy_slot(const struct caller *c)
+{
+    return (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1));
+}
+
 /* The connection that carries all of a client's requests in this database, in order: a shared one,
  * or its own while it has a session. NULL: out of memory. */
 static inline struct upstream_conn *proxy_lane(struct proxy *p, const struct caller *c, uint32_t db)
 {
-    return c->lane ? c->lane
-                   : upstream_get(p->upstream, db, c->resp,
-                                  (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
+    return c->lane ? c->lane : upstream_get(p->upstream, db, c->resp, proxy_slot(c));
 }
 
 /* A shared connection for a query of our own, whose reply is read as RESP2. */
 static inline struct upstream_conn *proxy_query_lane(struct proxy *p, const struct caller *c)
 {
-    return upstream_get(p->upstream, c->db, 2, (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1)));
+    return upstream_get(p->upstream, c->db, 2, proxy_slot(c));
 }
 
 /* True if nothing can be sent there now (uc may be NULL): the caller has been told why. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "forward.h"
 #include "query.h"
 #include "resp_read.h"
 #include "wire.h"
@@ -111,8 +112,10 @@ struct walk {
 
 static void walk_free(struct walk *w)
 {
-    if (w->flushes)
+    if (w->flushes) {
+        forward_announce_all(w->proxy);
         coherence_write_all_end(w->proxy->coherence);
+    }
     free(w->dbs);
     free(w);
 }
