@@ -46,9 +46,9 @@ struct resp_rewriter {
     char line[RESP_HEADER_MAX]; /* the header at hand */
     size_t line_len;
     uint64_t left;
-    size_t matched;      /* bytes of the prefix, or of the pattern, seen and held back */
-    bool in_errors;      /* the pattern can be in an error's text */
-    bool inside;         /* past the first type byte of the reply */
+    size_t matched; /* bytes of the prefix, or of the pattern, seen and held back */
+    bool in_errors; /* the pattern can be in an error's text */
+    bool inside;    /* past the first type byte of the reply itself, attributes before it aside */
     struct names *names; /* RESP_KEYS_NAMED */
     size_t prefix_len;
     const char *prefix; /* pattern + 1 */
@@ -462,7 +462,7 @@ static void take(struct walk *w)
     switch (w->rw->state) {
     case AT_ELEMENT:
         w->rw->state = state_for(w->rw, *w->p);
-        w->rw->inside = true;
+        w->rw->inside |= *w->p != '|';
         return;
     case IN_HEADER:
         take_header(w);
