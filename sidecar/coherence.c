@@ -206,7 +206,7 @@ void coherence_new_epoch(struct coherence *c)
 }
 
 /* Nobody tells what changes meanwhile: nothing that was learned before counts. */
-static void suspect_all(struct coherence *c)
+void coherence_suspect(struct coherence *c)
 {
     discard_all(c);
     l1_suspect_all(c->l1);
@@ -215,7 +215,7 @@ static void suspect_all(struct coherence *c)
 
 void coherence_link_up(struct coherence *c, uint64_t proven)
 {
-    suspect_all(c);
+    coherence_suspect(c);
     c->up = true;
     c->proven = proven;
 }
@@ -225,7 +225,7 @@ void coherence_link_down(struct coherence *c)
     if (!c->up)
         return;
     c->up = false;
-    suspect_all(c);
+    coherence_suspect(c);
 }
 
 void coherence_renew(struct coherence *c, uint64_t proven)

@@ -50,6 +50,9 @@ void coherence_kill(struct coherence *c, uint64_t hash);
 size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len);
 void coherence_kill_key(struct coherence *c, const char *key, size_t len);
 void coherence_new_epoch(struct coherence *c);
+/* What was learned until now may have changed without notice: it is not served until it has been
+ * asked for again. */
+void coherence_suspect(struct coherence *c);
 
 /* --- reads --------------------------------------------------------------------------------------
  */

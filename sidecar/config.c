@@ -34,6 +34,7 @@
 #define KIND_COUNT               SETTING_COUNT
 #define KIND_BOOL                SETTING_BOOL
 #define KIND_ENUM_tracking       SETTING_ENUM
+#define KIND_ENUM_tracking_mode  SETTING_ENUM
 #define KIND_ENUM_publish        SETTING_ENUM
 #define KIND_ENUM_admin_commands SETTING_ENUM
 #define KIND_ENUM_log_level      SETTING_ENUM

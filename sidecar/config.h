@@ -15,6 +15,7 @@
 #include "setting.h"
 
 enum tracking { TRACKING_AUTO, TRACKING_ON, TRACKING_OFF };
+enum tracking_mode { TRACKING_MODE_BCAST, TRACKING_MODE_OPTIN };
 enum publish { PUBLISH_OFF, PUBLISH_AUTO, PUBLISH_ON };
 enum admin_commands { ADMIN_COMMANDS_DENY, ADMIN_COMMANDS_ALLOW };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
@@ -28,6 +29,7 @@ typedef uint64_t config_DURATION; /* milliseconds */
 typedef uint64_t config_COUNT;
 typedef bool config_BOOL;
 typedef enum tracking config_ENUM_tracking;
+typedef enum tracking_mode config_ENUM_tracking_mode;
 typedef enum publish config_ENUM_publish;
 typedef enum admin_commands config_ENUM_admin_commands;
 typedef enum log_level config_ENUM_log_level;

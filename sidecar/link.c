@@ -41,6 +41,7 @@ struct link {
     bool settled;
     bool tracking_refusal_told;
     uint64_t deadline, ping_sent, next_ping, answered, nonce, random;
+    uint64_t id; /* CLIENT ID */
     uint64_t retry_at;
     struct backoff backoff;
     struct log_limit malformed;
@@ -72,6 +73,7 @@ static void fail(struct link *l, const char *why)
     bool was_live = l->state == LINK_LIVE;
     set_state(l, LINK_IDLE);
     coherence_link_down(l->coherence);
+    upstream_track(l->options.upstream, 0);
     assert(why);
     snprintf(l->error, sizeof l->error, "%.*s", (int)strcspn(why, "\r\n"), why);
     if (was_live)
@@ -319,29 +321,42 @@ static void learn_commands(struct link *l, const redisReply *r)
 /* --- replies before the subscription ------------------------------------------------------------
  */
 
+/* True: it can't be lived with. */
+static bool refuse_tracking(struct link *l, const char *why)
+{
+    l->tracking = false;
+    if (l->options.tracking == TRACKING_ON)
+        return true;
+    if (!l->tracking_refusal_told)
+        log_write(l->log, LOG_WARN, "tracking_refused", "why", why, "hint",
+                  "running on cache:invalidate events and l1.ttl", NULL);
+    l->tracking_refusal_told = true;
+    return false;
+}
+
 static void tracking_reply(struct link *l, const redisReply *r)
 {
     l->tracking = r->type != REDIS_REPLY_ERROR;
-    if (!l->tracking && l->options.tracking == TRACKING_ON) {
+    if (!l->tracking && refuse_tracking(l, r->str))
         fail(l, r->str);
-        return;
-    }
-    if (!l->tracking && !l->tracking_refusal_told) {
-        l->tracking_refusal_told = true;
-        log_write(l->log, LOG_WARN, "tracking_refused", "why", r->str, "hint",
-                  "running on cache:invalidate events and l1.ttl", NULL);
-    }
-    subscribe(l);
+    else
+        subscribe(l);
 }
 
 static void id_reply(struct link *l, const redisReply *r)
 {
-    if (l->options.tracking != TRACKING_OFF && r->type == REDIS_REPLY_INTEGER)
-        ask_for_tracking(l, r->integer);
-    else if (l->options.tracking == TRACKING_ON)
+    bool known = r->type == REDIS_REPLY_INTEGER;
+    l->id = known ? (uint64_t)r->integer : 0;
+    if (l->options.tracking == TRACKING_ON && !known) {
         fail(l, "the server does not tell CLIENT ID, which tracking needs");
-    else
+    } else if (l->options.tracking == TRACKING_OFF || !known) {
         subscribe(l);
+    } else if (l->options.tracking_mode == TRACKING_MODE_OPTIN) {
+        l->tracking = true; /* by the data connections */
+        subscribe(l);
+    } else {
+        ask_for_tracking(l, r->integer);
+    }
 }
 
 static void step_reply(struct link *l, const redisReply *r)
@@ -457,6 +472,8 @@ static void become_live(struct link *l)
     l->settled = true;
     l->error[0] = '\0';
     coherence_link_up(l->coherence, l->ping_sent);
+    if (link_tracks_fills(l))
+        upstream_track(l->options.upstream, l->id);
     log_write(l->log, LOG_INFO, "link_live", "upstream", l->options.address->label, "mode",
               link_mode(l), NULL);
 }
@@ -618,6 +635,19 @@ const char *link_mode(const struct link *l)
 bool link_is_tracking(const struct link *l)
 {
     return l->state == LINK_LIVE && l->tracking;
+}
+
+bool link_tracks_fills(const struct link *l)
+{
+    return l->tracking && l->options.tracking_mode == TRACKING_MODE_OPTIN;
+}
+
+void link_untracked(struct link *l, const char *refused)
+{
+    if (!refused)
+        coherence_suspect(l->coherence);
+    else if (link_tracks_fills(l) && refuse_tracking(l, refused))
+        fail(l, refused);
 }
 
 const char *link_server_version(const struct link *l)

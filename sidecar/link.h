@@ -7,6 +7,9 @@
  *            PING <nonce>                                                 (its PONG: the link is
  * live)
  *
+ * With invalidation.tracking_mode=optin the data connections track what they fill from, and
+ * redirect to this one; it subscribes only.
+ *
  * The one module that touches hiredis: its reader and its formatter, over our own connection,
  * because its asynchronous context drops PONG while subscribed (0.14).
  */
@@ -20,6 +23,7 @@
 #include "log.h"
 #include "metrics.h"
 #include "namespace.h"
+#include "upstream.h"
 
 struct link;
 
@@ -29,7 +33,9 @@ struct link_options {
     const struct namespace *ns;
     const char *origin; /* of events that are our own */
     enum tracking tracking;
-    uint64_t connect_timeout; /* ms, for connect and for becoming live */
+    enum tracking_mode tracking_mode;
+    struct upstream *upstream; /* whose connections track, with optin */
+    uint64_t connect_timeout;  /* ms, for connect and for becoming live */
 };
 
 /* NULL: out of memory. Connects with the first link_tick. */
@@ -43,6 +49,10 @@ void link_tick(struct link *link, uint64_t now);
 /* "down", "connecting", "events" or "tracking". */
 const char *link_mode(const struct link *link);
 bool link_is_tracking(const struct link *link);
+/* Fills are to be tracked one by one: only a connection that tracks may carry them. */
+bool link_tracks_fills(const struct link *link);
+/* A data connection does not track any more; `refused`: the server won't have it. */
+void link_untracked(struct link *link, const char *refused);
 /* Version of the upstream as its INFO says, "unknown" before it was asked. */
 const char *link_server_version(const struct link *link);
 const char *link_last_error(const struct link *link);

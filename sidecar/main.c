@@ -271,6 +271,7 @@ static bool build_upstream(struct app *a)
                                 .service = c->service,
                                 .ns = &a->ns,
                                 .tracking = c->tracking,
+                                .tracking_mode = c->tracking_mode,
                                 .connect_timeout = c->upstream_connect_timeout};
     p->upstream = upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
     p->announce =
@@ -278,6 +279,7 @@ static bool build_upstream(struct app *a)
     if (!p->announce)
         return complain("out of memory");
     link.origin = announce_origin(p->announce);
+    link.upstream = p->upstream;
     p->link = link_new(&a->loop, &link, p->coherence, p->commands, p->log, &a->metrics);
     return (p->upstream && p->link) || complain("out of memory");
 }

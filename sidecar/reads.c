@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "link.h"
 #include "query.h"
 #include "wire.h"
 
@@ -115,6 +116,25 @@ static bool wait_for(struct caller *c, struct fill *f)
     return true;
 }
 
+/* With optin the server tells of a key only if it was asked to with the very read that fills. */
+static bool may_fill(const struct proxy *p, const struct upstream_conn *uc)
+{
+    return !link_tracks_fills(p->link) || upstream_tracks(uc);
+}
+
+/* False: out of memory. */
+static bool opt_in(const struct proxy *p, struct upstream_conn *uc)
+{
+    if (!link_tracks_fills(p->link))
+        return true;
+    if (!upstream_expect(uc, NULL, REPLY_IGNORED))
+        return false;
+    wire_command(upstream_out(uc),
+                 (struct resp_slice[]){wire_text("CLIENT"), wire_text("CACHING"), wire_text("YES")},
+                 3);
+    return true;
+}
+
 static void append_pttl(struct chain *out, const struct namespace *ns, struct resp_slice key)
 {
     wire_header(out, '*', 2);
@@ -135,7 +155,7 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     }
     struct request *r = *coherence_fill_waiters(f);
     r->source = uc;
-    if (!upstream_expect(uc, f, REPLY_FILL_VALUE)) {
+    if (!opt_in(p, uc) || !upstream_expect(uc, f, REPLY_FILL_VALUE)) {
         reads_fill_end(p, f, '-', UPSTREAM_NO_MEMORY);
         coherence_fill_ttl_end(p->coherence, f, false, now);
         return;
@@ -182,7 +202,9 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     if (proxy_refused(p, c, uc))
         return;
-    f = coherence_begin_fill(p->coherence, &at.view, kind_of(plan->command), c->resp, now);
+    f = NULL;
+    if (may_fill(p, uc))
+        f = coherence_begin_fill(p->coherence, &at.view, kind_of(plan->command), c->resp, now);
     if (f)
         send_fill(p, c, plan, f, uc);
     else
@@ -356,14 +378,16 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
     }
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
-    if (!r || !upstream_expect(uc, r, REPLY_MERGE)) {
+    bool fills = r && may_fill(p, uc);
+    if (!r || (fills && !opt_in(p, uc)) || !upstream_expect(uc, r, REPLY_MERGE)) {
         mget_free(m);
         if (r)
             forward_give_up(p, r);
         return;
     }
     r->mget = m;
-    mget_begin_fills(p, c, plan, m);
+    if (fills)
+        mget_begin_fills(p, c, plan, m);
     mget_send(p, plan, r, uc);
 }
 

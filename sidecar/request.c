@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "identity.h"
+#include "link.h"
 #include "local.h"
 #include "monitor.h"
 #include "query.h"
@@ -150,9 +151,17 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
     on_end(ctx, owner, tag, '-', error);
 }
 
+static void on_untracked(void *ctx, const char *refused)
+{
+    struct proxy *p = ctx;
+    if (p->link)
+        link_untracked(p->link, refused);
+}
+
 const struct upstream_callbacks request_upstream_callbacks = {.bytes = on_bytes,
                                                               .done = on_done,
                                                               .lost = on_lost,
+                                                              .untracked = on_untracked,
                                                               .is_push = session_is_push,
                                                               .push = session_push,
                                                               .severed = session_severed};

@@ -18,6 +18,9 @@ enum {
     ERROR_MAX = 256,
 };
 
+/* The tag of replies that are for this module. */
+static const unsigned OUR_OWN = UINT32_MAX;
+
 enum upstream_conn_state { UC_IDLE, UC_CONNECTING, UC_HANDSHAKE, UC_READY, UC_BACKOFF };
 
 struct owed {
@@ -44,6 +47,8 @@ struct upstream_conn {
     void *holder;      /* of a private one that is lent */
     uint64_t id;       /* CLIENT ID of a private one */
     unsigned patience; /* replies owed that may take any time */
+    uint64_t tracking; /* asked to tell this connection, .. */
+    uint64_t tracks;   /* .. and the server has agreed */
     bool in_push;      /* the frame at hand is out of band */
     bool counted;      /* in n_private */
     bool is_idle;      /* in the list of idle ones */
@@ -79,6 +84,7 @@ struct upstream {
     struct upstream_conn *privates; /* all private ones */
     struct upstream_conn *idle;     /* those that can be lent at once */
     unsigned n_private;             /* open or opening */
+    uint64_t redirect;              /* CLIENT ID that shared connections' tracking tells; 0: none */
     char last_error[ERROR_MAX];
 };
 
@@ -98,6 +104,15 @@ static bool ring_push(struct owed_ring *r, struct owed o)
         *r = (struct owed_ring){.v = v, .n = r->n, .cap = cap};
     }
     r->v[(r->first + r->n++) & (r->cap - 1)] = o;
+    return true;
+}
+
+static bool ring_push_front(struct owed_ring *r, struct owed o)
+{
+    if (!ring_push(r, o)) /* makes room */
+        return false;
+    r->first = (r->first + r->cap - 1) & (r->cap - 1);
+    r->v[r->first] = o;
     return true;
 }
 
@@ -138,7 +153,8 @@ static void tell_all_lost(struct upstream_conn *uc)
     uc->owed = (struct owed_ring){0};
     while (lost.n) {
         struct owed o = ring_pop(&lost);
-        u->callbacks.lost(u->ctx, o.owner, o.tag, uc->error);
+        if (o.tag != OUR_OWN)
+            u->callbacks.lost(u->ctx, o.owner, o.tag, uc->error);
     }
     free(lost.v);
 }
@@ -171,6 +187,15 @@ static void retire(struct upstream_conn *uc)
     uc->counted = false;
 }
 
+static void stop_tracking(struct upstream_conn *uc)
+{
+    struct upstream *u = uc->upstream;
+    bool tracked = uc->tracks != 0;
+    uc->tracking = uc->tracks = 0;
+    if (tracked)
+        u->callbacks.untracked(u->ctx, NULL);
+}
+
 static void drop_connection(struct upstream_conn *uc)
 {
     if (uc->conn)
@@ -180,6 +205,7 @@ static void drop_connection(struct upstream_conn *uc)
     uc->id = 0;
     if (uc->is_private)
         retire(uc);
+    stop_tracking(uc);
     uc->framer = (struct resp_framer){0};
     chain_clear(&uc->waiting);
 }
@@ -257,6 +283,57 @@ static void step(struct upstream_conn *uc, enum handshake_step what, const struc
     wire_command(conn_out(uc->conn), argv, argc);
 }
 
+/* Goes out before anything that waits: its reply is the first one owed. */
+static void ask_to_track(struct upstream_conn *uc)
+{
+    char id[24];
+    uint64_t redirect = uc->upstream->redirect;
+    snprintf(id, sizeof id, "%llu", (unsigned long long)redirect);
+    if (uc->owed.n > 0 && uc->waiting.len > 0) {
+        if (!ring_push_front(&uc->owed, (struct owed){NULL, OUR_OWN}))
+            return;
+    } else if (!ring_push(&uc->owed, (struct owed){NULL, OUR_OWN})) {
+        return;
+    }
+    uc->tracking = redirect;
+    wire_command(conn_out(uc->conn),
+                 (struct resp_slice[]){wire_text("CLIENT"), wire_text("TRACKING"), wire_text("ON"),
+                                       wire_text("REDIRECT"), wire_text(id), wire_text("OPTIN")},
+                 6);
+    conn_send(uc->conn);
+}
+
+/* Of an earlier question it says nothing about the present one. */
+static void tracking_answered(struct upstream_conn *uc, char type)
+{
+    struct upstream *u = uc->upstream;
+    if (type != '-') {
+        if (uc->tracking == u->redirect)
+            uc->tracks = uc->tracking;
+        return;
+    }
+    char why[ERROR_MAX];
+    memcpy(why, uc->line, uc->line_len);
+    why[uc->line_len] = '\0';
+    why[strcspn(why, "\r\n")] = '\0';
+    u->callbacks.untracked(u->ctx, why);
+}
+
+void upstream_track(struct upstream *u, uint64_t redirect)
+{
+    u->redirect = redirect;
+    for (struct upstream_conn *uc = u->conns; uc; uc = uc->next) {
+        uc->tracks = 0;
+        if (redirect && uc->state == UC_READY)
+            ask_to_track(uc);
+    }
+}
+
+bool upstream_tracks(const struct upstream_conn *uc)
+{
+    return uc->tracks != 0;
+}
+
 static void become_ready(struct upstream_conn *uc)
 {
     struct upstream *u = uc->upstream;
@@ -266,6 +343,8 @@ static void become_ready(struct upstream_conn *uc)
                   NULL);
     uc->backoff.failures = 0;
     uc->progress = uc->last_used = loop_now(u->loop);
+    if (u->redirect && !uc->is_private)
+        ask_to_track(uc);
     chain_move(conn_out(uc->conn), &uc->waiting);
     conn_send(uc->conn);
 }
@@ -395,6 +474,10 @@ static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n, bool e
         return;
     }
     struct owed *o = &uc->owed.v[uc->owed.first];
+    if (o->tag == OUR_OWN) {
+        handshake_bytes(uc, p, n);
+        return;
+    }
     uc->hold_spent -= n < uc->hold_spent ? n : uc->hold_spent;
     u->callbacks.bytes(u->ctx, o->owner, o->tag, p, n);
 }
@@ -403,6 +486,11 @@ static void pop_done(struct upstream_conn *uc, char type)
 {
     struct upstream *u = uc->upstream;
     struct owed o = ring_pop(&uc->owed);
+    if (o.tag == OUR_OWN) {
+        tracking_answered(uc, type);
+        uc->line_len = 0;
+        return;
+    }
     u->callbacks.done(u->ctx, o.owner, o.tag, type);
     if (uc->is_private && !uc->holder && !uc->is_idle && uc->owed.n == 0 && uc->state == UC_READY)
         become_idle(uc);
@@ -425,9 +513,9 @@ static bool is_push(const struct upstream_conn *uc, const char *two)
 {
     struct upstream *u = uc->upstream;
     const struct owed *o = uc->owed.n ? &uc->owed.v[uc->owed.first] : &(struct owed){0};
-    if (!uc->is_private || *two == '>')
-        return uc->is_private;
-    return *two == '*' && uc->resp == 2 && uc->holder &&
+    if (*two == '>')
+        return true;
+    return uc->is_private && *two == '*' && uc->resp == 2 && uc->holder &&
            u->callbacks.is_push(u->ctx, uc->holder, o->owner, o->tag, two);
 }
 

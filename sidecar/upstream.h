@@ -37,6 +37,10 @@ struct upstream_callbacks {
     /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
     void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
 
+    /* A shared connection does not track any more: it is gone, or (`refused`: the server's words)
+     * it never will. What was read through it may change without notice. */
+    void (*untracked)(void *ctx, const char *refused);
+
     /* Of private connections, to their holder. Is the RESP2 array that begins with these two bytes
      * a message rather than the reply that `owner` waits for (NULL: nobody does)? */
     bool (*is_push)(void *ctx, void *holder, void *owner, unsigned tag, const char *two);
@@ -93,6 +97,15 @@ void upstream_set_resp(struct upstream_conn *uc, unsigned resp);
 uint64_t upstream_client_id(const struct upstream_conn *uc);
 /* Private connections lent now. */
 unsigned upstream_lent(const struct upstream *u);
+
+/* --- tracking by key ----------------------------------------------------------------------------
+ */
+
+/* Has all shared connections track what they are asked to (CLIENT TRACKING OPTIN), and tell the
+ * connection with this CLIENT ID; 0: nobody any more. */
+void upstream_track(struct upstream *u, uint64_t redirect);
+/* The server has agreed. */
+bool upstream_tracks(const struct upstream_conn *uc);
 
 /* --- sending ------------------------------------------------------------------------------------
  */

@@ -76,9 +76,10 @@ def publish_to(pair, channel, message):
 # --- as Redis does ---------------------------------------------------------------------------------
 
 
+# Never all of several at once, which come in the order of a hash table.
 @pytest.mark.parametrize("commands", [
     [["SUBSCRIBE", "a"]],
-    [["SUBSCRIBE", "a", "b", "a"], ["SUBSCRIBE", "c"], ["UNSUBSCRIBE", "a"], ["UNSUBSCRIBE"]],
+    [["SUBSCRIBE", "a", "b", "a"], ["SUBSCRIBE", "c"], ["UNSUBSCRIBE", "a", "c"], ["UNSUBSCRIBE"]],
     [["UNSUBSCRIBE"], ["PUNSUBSCRIBE"], ["SUNSUBSCRIBE"], ["UNSUBSCRIBE", "x", "y"]],
     [["PSUBSCRIBE", "a*", "b?"], ["SUBSCRIBE", "a"], ["PUNSUBSCRIBE", "a*"], ["UNSUBSCRIBE", "a"],
      ["PUNSUBSCRIBE"], ["GET", "k"]],
@@ -93,7 +94,7 @@ def publish_to(pair, channel, message):
      ["CLIENT", "TRACKING", "ON"]],
     [["SUBSCRIBE", "a"], ["PING"], ["UNSUBSCRIBE", "a"], ["PING"]],
     [["MULTI"], ["SUBSCRIBE", "a", "b"], ["PUBLISH", "a", "x"], ["PSUBSCRIBE", "p*"], ["EXEC"],
-     ["UNSUBSCRIBE"], ["PUNSUBSCRIBE"], ["GET", "k"]],
+     ["UNSUBSCRIBE", "a"], ["UNSUBSCRIBE"], ["PUNSUBSCRIBE"], ["GET", "k"]],
     [["MULTI"], ["UNSUBSCRIBE"], ["GET", "k"], ["EXEC"], ["GET", "k"]],
     [["WATCH", "k"], ["SUBSCRIBE", "a"], ["UNSUBSCRIBE"], ["MULTI"], ["SET", "k", 1], ["EXEC"]],
     [["SUBSCRIBE"], ["PSUBSCRIBE"], ["SSUBSCRIBE"], ["PUBLISH", "a"], ["PUBSUB"], ["PUBSUB", "NOSUCH"]],
@@ -115,12 +116,12 @@ def test_subscriptions_are_answered_as_redis_answers_them(wires, commands, resp)
 def test_messages_come_as_from_redis(pair, wires, resp):
     for wire in wires:
         wire.call("HELLO", resp)
-    same(wires, ["SUBSCRIBE", "chat", "news"], ["PSUBSCRIBE", "ch*", "*"], ["SSUBSCRIBE", "shard"])
-    assert publish_to(pair, "chat", "hello\r\n\0") == 3
+    same(wires, ["SUBSCRIBE", "chat", "news"], ["PSUBSCRIBE", "ch*", "o?her"], ["SSUBSCRIBE", "shard"])
+    assert publish_to(pair, "chat", "hello\r\n\0") == 2
     assert publish_to(pair, "other", "") == 1
-    assert publish_to(pair, "news", "x" * 100000) == 2
+    assert publish_to(pair, "news", "x" * 100000) == 1
     assert [process.wire().call("SPUBLISH", "shard", "s") for process in pair] == [1, 1]
-    for _ in range(7):
+    for _ in range(5):
         assert wires[0].raw() == wires[1].raw()
     same(wires, ["PING"])
 

@@ -61,15 +61,6 @@ class Cli:
         assert (arrange(near[1]), near[2]) == (arrange(bare[1]), bare[2])
         return near[1]
 
-    def lines(self, process, n, *args):
-        """The first n lines of a mode that never ends by itself."""
-        with subprocess.Popen(arguments(process, args), stdin=subprocess.DEVNULL, text=True,
-                              stdout=subprocess.PIPE, env=environment(self.directory)) as cli:
-            try:
-                return [cli.stdout.readline() for _ in range(n)]
-            finally:
-                cli.kill()
-
     def file(self, name, content):
         path = self.directory / name
         path.write_text(content)
@@ -249,10 +240,13 @@ def test_lru_test(cli):
 
 
 def test_stat(cli):
-    near, bare = (cli.lines(process, 4, "--stat", "-i", "1") for process in (cli.near, cli.bare))
-    assert near[:2] == bare[:2]  # headings
-    for line in near[2:]:
-        assert re.match(r"\d+ +[\d.]+[BKM] +\d+ +\d+ +\d+ \(\+\d+\) +\d+ *$", line), line
+    line = r"\d+ +[\d.]+[BKM] +\d+ +\d+ +\d+ \(\+\d+\) +\d+ *\r\n"
+    headings = []
+    for process in (cli.near, cli.bare):
+        with Terminal(process, cli.directory, "--stat", "-i", "0.05") as terminal:
+            headings.append(terminal.expect(r"keys .*connections *\r\n"))
+            terminal.expect(line * 3)
+    assert headings[0] == headings[1]
 
 
 def test_latency(cli):
@@ -260,9 +254,11 @@ def test_latency(cli):
         for args in (("--latency", "--raw"), ("--latency", "--csv")):
             status, shown, _ = cli.run(process, *args, "-i", "0.1")
             assert status == 0 and re.fullmatch(rb"\d+[ ,]\d+[ ,][\d.]+[ ,]\d+\n", shown)
-        history = "".join(cli.lines(process, 30, "--latency-history", "--raw", "-i", "0.1"))
-        assert "seconds range" in history
-        assert cli.lines(process, 4, "--latency-dist", "-i", "0.1")[0].startswith("----")
+        with Terminal(process, cli.directory, "--latency-history", "-i", "0.1") as terminal:
+            terminal.expect(r"min: \d+, max: \d+, avg: [\d.]+ \(\d+ samples\) -- 0\.\d+ seconds range")
+        with Terminal(process, cli.directory, "--latency-dist", "-i", "0.1") as terminal:
+            terminal.expect("From 0 to 100%")
+            terminal.expect("From 0 to 100%|---")
 
 
 # --- scripts, and what is refused ----------------------------------------------------------------------
@@ -278,10 +274,15 @@ def test_eval(cli):
 def test_debugger_is_refused(cli):
     refused = cli.through("script", "debug", "yes")[1]
     assert refused.startswith(b"NOPERM") and b"script|debug" in refused
-    for mode in ("--ldb", "--ldb-sync-mode"):
-        path = cli.file("script.lua", SCRIPT)
-        shown = cli.through(mode, "--eval", path, "counter", ",", "a1")[1]
-        assert b"Stopped at" not in shown
+
+
+@pytest.mark.xfail(reason="redis-cli doesn't look at SCRIPT DEBUG's reply: its EVAL should be refused too")
+@pytest.mark.parametrize("mode", ["--ldb", "--ldb-sync-mode"])
+def test_no_script_runs_undebugged(cli, mode):
+    """Who asked for the debugger did not ask for the script's effects to stay."""
+    path = cli.file("script.lua", "return redis.call('INCR', KEYS[1])")
+    assert b"NOPERM" in cli.through(mode, "--eval", path, "counter")[1]
+    assert cli.through("get", "counter")[1] == b"10\n"
 
 
 @pytest.mark.parametrize("mode", ["--rdb", "--functions-rdb", "--replica"])

@@ -45,7 +45,7 @@ static uint64_t hash(const char *key)
 static struct fill *begin(const char *key, uint64_t now)
 {
     struct l1_view v = view(key);
-    return coherence_begin_fill(c, &v, 2, now);
+    return coherence_begin_fill(c, &v, FILL_VALUE, 2, now);
 }
 
 static void end(struct fill *f, const char *reply, const char *pttl, uint64_t now)
@@ -232,11 +232,11 @@ START_TEST(test_readers_of_another_protocol_do_not_join)
     struct fill *f = begin("k", 0);
     ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
     ck_assert_ptr_null(coherence_join(c, &v, 3)); /* a nil would be the wrong one for it */
-    ck_assert_ptr_null(coherence_begin_fill(c, &v, 3, 0));
+    ck_assert_ptr_null(coherence_begin_fill(c, &v, FILL_VALUE, 3, 0));
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0)); /* what is stored is the same for both */
     coherence_kill(c, v.hash);
-    f = coherence_begin_fill(c, &v, 3, 0);
+    f = coherence_begin_fill(c, &v, FILL_VALUE, 3, 0);
     ck_assert_ptr_nonnull(f);
     ck_assert_ptr_null(coherence_join(c, &v, 2));
     ck_assert_ptr_eq(coherence_join(c, &v, 3), f);
@@ -281,7 +281,7 @@ START_TEST(test_views_are_killed_together)
     struct l1_view a = view("k"), b = view("k");
     b.view = "db1";
     b.view_len = 3;
-    struct fill *f = coherence_begin_fill(c, &b, 2, 0);
+    struct fill *f = coherence_begin_fill(c, &b, FILL_VALUE, 2, 0);
     ck_assert_ptr_nonnull(f);
     fill("k", 0);
     struct l1_hit h;

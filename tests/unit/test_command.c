@@ -145,50 +145,53 @@ START_TEST(columns)
     static const struct {
         const char *name;
         enum command_class class_;
-        bool cacheable, one_key, keys_unknown;
+        enum command_cacheable cacheable;
+        bool one_key, keys_unknown;
         enum resp_keys reply;
     } rows[] = {
-        {"get", COMMAND_READ, true, true, false, RESP_KEYS_NONE},
-        {"ttl", COMMAND_READ, false, true, false, RESP_KEYS_NONE},
-        {"mget", COMMAND_READ, true, false, false, RESP_KEYS_NONE},
-        {"srandmember", COMMAND_READ, false, true, false, RESP_KEYS_NONE},
-        {"sort_ro", COMMAND_READ, false, false, false, RESP_KEYS_NONE},
-        {"ping", COMMAND_READ, false, false, false, RESP_KEYS_NONE},
-        {"echo", COMMAND_READ, false, false, false, RESP_KEYS_NONE},
-        {"set", COMMAND_WRITE, false, true, false, RESP_KEYS_NONE},
-        {"pfcount", COMMAND_WRITE, false, false, false, RESP_KEYS_NONE},
-        {"scan", COMMAND_SCOPED, false, false, false, RESP_KEYS_SCAN},
-        {"keys", COMMAND_SCOPED, false, false, false, RESP_KEYS_ALL},
-        {"xread", COMMAND_READ, false, false, false, RESP_KEYS_STREAMS},
-        {"xpending", COMMAND_READ, false, true, false, RESP_KEYS_ERROR},
-        {"xgroup create", COMMAND_WRITE, false, false, false, RESP_KEYS_ERROR},
-        {"eval", COMMAND_SESSION, false, false, true, RESP_KEYS_NAMED},
-        {"eval_ro", COMMAND_SESSION, false, false, false, RESP_KEYS_NAMED},
-        {"fcall", COMMAND_SESSION, false, false, true, RESP_KEYS_NAMED},
-        {"blpop", COMMAND_SESSION, false, false, false, RESP_KEYS_FIRST},
-        {"bzmpop", COMMAND_SESSION, false, false, false, RESP_KEYS_FIRST},
-        {"multi", COMMAND_SESSION, false, false, false, RESP_KEYS_NONE},
-        {"watch", COMMAND_SESSION, false, false, false, RESP_KEYS_NONE},
-        {"wait", COMMAND_SESSION, false, false, false, RESP_KEYS_NONE},
-        {"subscribe", COMMAND_SESSION, false, false, false, RESP_KEYS_NONE},
-        {"client tracking", COMMAND_SESSION, false, false, false, RESP_KEYS_ERROR},
-        {"client caching", COMMAND_SESSION, false, false, false, RESP_KEYS_NONE},
-        {"publish", COMMAND_READ, false, false, false, RESP_KEYS_NONE},
-        {"pubsub channels", COMMAND_READ, false, false, false, RESP_KEYS_ALL},
-        {"pubsub numsub", COMMAND_READ, false, false, false, RESP_KEYS_EVEN},
-        {"monitor", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"reset", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"quit", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"client reply", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"client unblock", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"client setinfo", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"config get", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"slowlog get", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"acl whoami", COMMAND_LOCAL, false, false, false, RESP_KEYS_NONE},
-        {"config set", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
-        {"client pause", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
-        {"script kill", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
-        {"acl list", COMMAND_ADMIN, false, false, false, RESP_KEYS_NONE},
+        {"get", COMMAND_READ, COMMAND_CACHEABLE_YES, true, false, RESP_KEYS_NONE},
+        {"ttl", COMMAND_READ, COMMAND_CACHEABLE_NO, true, false, RESP_KEYS_NONE},
+        {"mget", COMMAND_READ, COMMAND_CACHEABLE_YES, false, false, RESP_KEYS_NONE},
+        {"hget", COMMAND_READ, COMMAND_CACHEABLE_FIELDS, true, false, RESP_KEYS_NONE},
+        {"lrange", COMMAND_READ, COMMAND_CACHEABLE_YES, true, false, RESP_KEYS_NONE},
+        {"srandmember", COMMAND_READ, COMMAND_CACHEABLE_NO, true, false, RESP_KEYS_NONE},
+        {"sort_ro", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"ping", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"echo", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"set", COMMAND_WRITE, COMMAND_CACHEABLE_NO, true, false, RESP_KEYS_NONE},
+        {"pfcount", COMMAND_WRITE, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"scan", COMMAND_SCOPED, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_SCAN},
+        {"keys", COMMAND_SCOPED, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ALL},
+        {"xread", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_STREAMS},
+        {"xpending", COMMAND_READ, COMMAND_CACHEABLE_NO, true, false, RESP_KEYS_ERROR},
+        {"xgroup create", COMMAND_WRITE, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ERROR},
+        {"eval", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, true, RESP_KEYS_NAMED},
+        {"eval_ro", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NAMED},
+        {"fcall", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, true, RESP_KEYS_NAMED},
+        {"blpop", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_FIRST},
+        {"bzmpop", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_FIRST},
+        {"multi", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"watch", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"wait", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"subscribe", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"client tracking", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ERROR},
+        {"client caching", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"publish", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"pubsub channels", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ALL},
+        {"pubsub numsub", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_EVEN},
+        {"monitor", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"reset", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"quit", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"client reply", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"client unblock", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"client setinfo", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"config get", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"slowlog get", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"acl whoami", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"config set", COMMAND_ADMIN, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"client pause", COMMAND_ADMIN, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"script kill", COMMAND_ADMIN, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
+        {"acl list", COMMAND_ADMIN, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const struct command *c = find(rows[i].name);
@@ -484,8 +487,12 @@ START_TEST(learns_a_module_command)
     ck_assert_uint_eq(c->id, COMMAND_ID_COUNT);
     ck_assert_uint_eq(command_table_count(table), COMMAND_ID_COUNT + 1);
     LISTS("json.set k . 1", "1r");
-    learn_key("json.get", -2, COMMAND_FLAG_READONLY);
-    ck_assert(find("json.get k")->class_ == COMMAND_READ && !find("json.get k")->cacheable);
+    learn_key("json.mystery", -2, COMMAND_FLAG_READONLY);
+    c = find("json.mystery k");
+    ck_assert(c->class_ == COMMAND_READ && c->cacheable == COMMAND_CACHEABLE_NO);
+    learn_key("json.get", -2, COMMAND_FLAG_READONLY); /* known to depend on its one key alone */
+    c = find("json.get k");
+    ck_assert(c->class_ == COMMAND_READ && c->cacheable == COMMAND_CACHEABLE_YES);
 }
 END_TEST
 
