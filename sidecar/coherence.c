@@ -15,6 +15,7 @@ struct fill {
     uint8_t parts_owed; /* the value and the TTL */
     uint8_t resp;       /* version of RESP of the reply */
     bool attached;      /* still the fill of its view: nothing has changed the key */
+    bool superseded;    /* by a newer one: the key need not be killed */
     bool begun;         /* reply bytes have come: too late to join */
     uint8_t kind;       /* enum fill_kind */
     bool keep;
@@ -295,12 +296,26 @@ const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_
     return find_pending(c, hash) ? "a write of the key is under way" : NULL;
 }
 
+static struct fill **place_of(struct coherence *c, struct fill *f)
+{
+    struct fill **at = &c->fills[bucket(f->hash)];
+    while (*at != f)
+        at = &(*at)->next;
+    return at;
+}
+
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   enum fill_kind kind, unsigned resp, uint64_t now)
 {
-    if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash) ||
-        find_fill(c, view))
+    if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash))
         return NULL;
+    /* This reader may see a newer value than the one under way, and must not be shown that later.
+     */
+    struct fill *older = find_fill(c, view);
+    if (older) {
+        older->superseded = true;
+        discard(c, place_of(c, older));
+    }
     struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
     if (!f)
         return NULL;
@@ -326,14 +341,6 @@ void **coherence_fill_waiters(struct fill *f)
 {
     assert(f->magic == FILL_MAGIC);
     return &f->waiters;
-}
-
-static struct fill **place_of(struct coherence *c, struct fill *f)
-{
-    struct fill **at = &c->fills[bucket(f->hash)];
-    while (*at != f)
-        at = &(*at)->next;
-    return at;
 }
 
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n)
@@ -427,7 +434,9 @@ static void part_done(struct coherence *c, struct fill *f, uint64_t now)
     assert(f->parts_owed > 0);
     if (--f->parts_owed > 0)
         return;
-    if (!f->attached) {
+    if (f->superseded) {
+        /* the newer one takes care */
+    } else if (!f->attached) {
         coherence_kill(c, f->hash);
     } else {
         store(c, f, now);

@@ -75,8 +75,8 @@ enum fill_kind {
 
 /* Begins a fill; `resp` is the version of RESP that its reply comes in, `now` the time at which the
  * request is sent. The caller owes it one coherence_fill_value_end and one coherence_fill_ttl_end.
- * NULL: nothing could be stored (no L1, no link, a write of the key under way, another fill under
- * way) - just forward the read. */
+ * NULL: nothing could be stored (no L1, no link, a write of the key under way) - just forward the
+ * read. A fill of the same view that is under way is detached. */
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   enum fill_kind kind, unsigned resp, uint64_t now);
 /* A place for the owner's list of waiting requests; NULL at first. */

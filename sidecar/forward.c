@@ -158,13 +158,22 @@ static bool add_published(struct proxy *p, struct writes *w, const struct reques
     return pub.ok;
 }
 
-bool writes_add(struct proxy *p, struct writes *w, const struct request_plan *plan)
+static bool add_read_keys(struct proxy *p, struct writes *w, const struct request_plan *plan)
+{
+    for (size_t i = 0; i < p->keys.n; i++)
+        if (p->keys.v[i].kind == COMMAND_ARG_KEY && !touch(p, w, plan->argv[p->keys.v[i].arg]))
+            return false;
+    return true;
+}
+
+bool writes_add(struct proxy *p, const struct caller *c, struct writes *w,
+                const struct request_plan *plan)
 {
     const struct command *command = plan->command;
     if (command->id == COMMAND_ID_PUBLISH)
         return add_published(p, w, plan);
     if (!may_write(command))
-        return true;
+        return !c->lane || add_read_keys(p, w, plan);
     if (!may_write_anything(command, &p->keys))
         return add_keys(p, w, plan);
     w->all = true;
@@ -325,7 +334,7 @@ struct request *forward_send(struct proxy *p, struct caller *c, const struct req
     struct request *r = forward_expect(c, uc);
     if (!r)
         return NULL;
-    bool ok = forward_rewriter(p, plan, &r->rewriter) && writes_add(p, &writes, plan) &&
+    bool ok = forward_rewriter(p, plan, &r->rewriter) && writes_add(p, c, &writes, plan) &&
               writes_begin(p, r, &writes) && upstream_expect(uc, r, REPLY_FORWARD);
     if (!ok) {
         writes_free(&writes);

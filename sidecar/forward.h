@@ -58,8 +58,12 @@ void forward_sent(struct request *r, size_t bytes);
 /* --- writes -------------------------------------------------------------------------------------
  */
 
-/* Adds what the command, whose keys are listed in p->keys, may change. False: out of memory. */
-__attribute__((warn_unused_result)) bool writes_add(struct proxy *p, struct writes *w,
+/* Adds what the command, whose keys are listed in p->keys, may change; with a session also what it
+ * reads past the L1, which must not be taken back by an older reply kept there. False: out of
+ * memory.
+ */
+__attribute__((warn_unused_result)) bool writes_add(struct proxy *p, const struct caller *c,
+                                                    struct writes *w,
                                                     const struct request_plan *plan);
 void writes_free(struct writes *w);
 /* Declares them to the L1; they are then the request's until its end. False: out of memory. */

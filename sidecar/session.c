@@ -549,9 +549,10 @@ static bool is_scoped(const struct proxy *p, const struct command *command)
 }
 
 /* Notes what its element of EXEC's reply will need. */
-static bool note_element(struct proxy *p, struct transaction *t, const struct request_plan *plan)
+static bool note_element(struct proxy *p, const struct caller *c, const struct request_plan *plan)
 {
     const struct command *command = plan->command;
+    struct transaction *t = c->session->transaction;
     struct writes *w = transaction_writes(t);
     int64_t db;
     if (is_run_here(command))
@@ -565,7 +566,7 @@ static bool note_element(struct proxy *p, struct transaction *t, const struct re
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = true;
     struct resp_rewriter *rewriter;
-    return writes_add(p, w, plan) && forward_rewriter(p, plan, &rewriter) &&
+    return writes_add(p, c, w, plan) && forward_rewriter(p, plan, &rewriter) &&
            transaction_add(t, rewriter);
 }
 
@@ -609,7 +610,7 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     struct request *r = forward_expect(c, uc);
     if (!r)
         return;
-    if (!note_element(p, c->session->transaction, plan) || !upstream_expect(uc, r, REPLY_FORWARD)) {
+    if (!note_element(p, c, plan) || !upstream_expect(uc, r, REPLY_FORWARD)) {
         forward_give_up(p, r);
         return;
     }

@@ -397,6 +397,22 @@ def test_a_client_that_dies_while_blocked_takes_nothing_with_it(pair, wires):
         stays.call("DEL", "k")
 
 
+@pytest.mark.parametrize("commands", [
+    [["GET", "k"]], [["SELECT", 0]], [["HELLO", 3]], [["RESET"]], [["KEYS", "*"]], [["DBSIZE"]], [["QUIT"]],
+    [["CLIENT", "TRACKINGINFO"]], [["SUBSCRIBE", "c"], ["CLIENT", "ID"]],
+], ids=lambda commands: " ".join(str(word) for command in commands for word in command))
+def test_a_blocked_client_dies_with_more_to_say(pair, wires, commands):
+    """Also where what follows has to wait, so that no more is read from it."""
+    near = pair[1]
+    wire = near.wire()
+    wire.send(encode("BLPOP", "k", 0) + b"".join(encode(*command) for command in commands))
+    wait_until(lambda: blocked(near.server) == 1)
+    wire.close()
+    wait_until(lambda: blocked(near.server) == 0, what="no blocked client")
+    assert wires[1].call("RPUSH", "k", "x") == 1
+    assert wires[1].call("LPOP", "k") == b"x"
+
+
 def test_a_killed_client_is_not_blocked_any_more(pair, wires):
     near = pair[1]
     wire, other = wires[1], near.wire()
