@@ -27,6 +27,7 @@ struct writes {
     uint64_t one, *many; /* `many` where there are several; owned */
     uint32_t n;
     bool all, announced;
+    bool written; /* not only read, past the L1 */
     char
         *names; /* where they are to be announced: each with its length (size_t) before it; owned */
     size_t names_len, names_cap;

@@ -170,10 +170,11 @@ bool writes_add(struct proxy *p, const struct caller *c, struct writes *w,
                 const struct request_plan *plan)
 {
     const struct command *command = plan->command;
+    if (!may_write(command) && command->id != COMMAND_ID_PUBLISH)
+        return !c->lane || add_read_keys(p, w, plan);
+    w->written = true;
     if (command->id == COMMAND_ID_PUBLISH)
         return add_published(p, w, plan);
-    if (!may_write(command))
-        return !c->lane || add_read_keys(p, w, plan);
     if (!may_write_anything(command, &p->keys))
         return add_keys(p, w, plan);
     w->all = true;
@@ -182,7 +183,7 @@ bool writes_add(struct proxy *p, const struct caller *c, struct writes *w,
 
 bool writes_begin(struct proxy *p, struct request *r, struct writes *w)
 {
-    uint32_t begun = 0;
+    uint32_t begun = w->written ? 0 : w->n;
     while (begun < w->n && coherence_write_begin(p->coherence, hashes_of(w)[begun]))
         begun++;
     bool ok = begun == w->n;
@@ -198,7 +199,10 @@ bool writes_begin(struct proxy *p, struct request *r, struct writes *w)
 static void end_writes(struct proxy *p, struct writes *w)
 {
     for (uint32_t i = 0; i < w->n; i++)
-        coherence_write_end(p->coherence, hashes_of(w)[i]);
+        if (w->written)
+            coherence_write_end(p->coherence, hashes_of(w)[i]);
+        else
+            coherence_kill(p->coherence, hashes_of(w)[i]);
     if (w->all)
         coherence_write_all_end(p->coherence);
     writes_free(w);

@@ -564,7 +564,7 @@ static bool note_element(struct proxy *p, const struct caller *c, const struct r
     if (is_gathered(p, command))
         return transaction_add_gathered(t, command);
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
-        w->all = true;
+        w->all = w->written = true;
     struct resp_rewriter *rewriter;
     return writes_add(p, c, w, plan) && forward_rewriter(p, plan, &rewriter) &&
            transaction_add(t, rewriter);
