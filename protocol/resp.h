@@ -111,7 +111,6 @@ enum resp_keys {
     RESP_KEYS_NONE,
     RESP_KEYS_ALL,     /* every element of the top array: KEYS, COMMAND GETKEYS; or a lone bulk:
                           RANDOMKEY */
-    RESP_KEYS_EVEN,    /* elements 0, 2, 4 .. of the top array: PUBSUB NUMSUB */
     RESP_KEYS_FIRST,   /* element 0 of the top array: LMPOP, ZMPOP, BLPOP, BZPOPMIN ... */
     RESP_KEYS_SCAN,    /* all elements of element 1 of the top array: SCAN */
     RESP_KEYS_STREAMS, /* RESP2: element 0 of each element; RESP3: the map's keys: XREAD */

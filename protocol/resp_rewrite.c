@@ -169,8 +169,6 @@ static unsigned wanted_in_top(enum resp_keys kind, const struct level *top)
     switch (kind) {
     case RESP_KEYS_ALL:
         return A_KEY;
-    case RESP_KEYS_EVEN:
-        return top->index % 2 == 0 ? A_KEY : NOTHING;
     case RESP_KEYS_FIRST:
         return top->index == 0 ? A_KEY : NOTHING;
     case RESP_KEYS_SCAN:

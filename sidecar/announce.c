@@ -109,8 +109,13 @@ static bool is_json_text(struct resp_slice s)
 /* The key in quotes; malloc'ed. */
 static char *quoted(struct resp_slice s)
 {
-    char *text = strndup(s.len ? s.data : "", s.len);
-    char *json = text ? json_print_string(text) : NULL;
+    char *text = malloc(s.len + 1);
+    if (!text)
+        return NULL;
+    if (s.len)
+        memcpy(text, s.data, s.len);
+    text[s.len] = '\0';
+    char *json = json_print_string(text);
     free(text);
     return json;
 }

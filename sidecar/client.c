@@ -191,6 +191,8 @@ static void wait_a_while(struct client *cl)
         return;
     cl->held = true;
     conn_pause(cl->caller.conn);
+    if (cl->caller.state.blocking) /* nothing else would tell that nobody waits any more */
+        conn_watch_close(cl->caller.conn);
 }
 
 /* Takes what it can of p[0..n); returns the bytes taken. */

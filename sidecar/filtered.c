@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "channel.h"
 #include "resp_read.h"
 #include "wire.h"
 
@@ -299,6 +300,92 @@ void filtered_slowlog_get(struct proxy *p, struct caller *c, const struct comman
         ask_slowlog(p, c, argv, argc);
 }
 
+/* --- PUBSUB -------------------------------------------------------------------------------------
+ */
+
+static void text_channel(struct text *out, const struct channel_name *name)
+{
+    text_header(out, '$', name->head.len + name->tail.len);
+    text_append(out, name->head.data, name->head.len);
+    text_append(out, name->tail.data, name->tail.len);
+    text_append(out, "\r\n", 2);
+}
+
+bool filtered_channels(const struct namespace *ns, bool namespaced, bool numbers,
+                       struct resp_slice reply, struct text *out)
+{
+    struct resp_reader r = {reply.data, reply.data + reply.len};
+    struct text channels = {0};
+    size_t n, shown = 0;
+    bool ok = resp_read_array(&r, &n);
+    for (size_t i = 0; ok && i < n; i += numbers ? 2 : 1) {
+        struct resp_slice full;
+        struct channel_name name;
+        int64_t count = 0;
+        ok = resp_read_bulk(&r, &full) && (!numbers || resp_read_integer(&r, &count));
+        if (!ok || !channel_in(ns, namespaced, full, false, &name))
+            continue;
+        text_channel(&channels, &name);
+        if (numbers)
+            text_say(&channels, ":%lld\r\n", (long long)count);
+        shown += numbers ? 2 : 1;
+    }
+    if (ok) {
+        text_header(out, '*', shown);
+        text_append(out, channels.p, channels.len);
+    }
+    out->failed |= channels.failed;
+    free(channels.p);
+    return ok;
+}
+
+static bool alter_channels(const struct filter *f, struct resp_slice reply, struct text *out)
+{
+    const struct proxy *p = f->proxy;
+    return reply.len > 0 &&
+           filtered_channels(p->ns, p->config->channels_namespace, f->option, reply, out);
+}
+
+static bool tells_numbers(const struct command *command)
+{
+    return command->id == COMMAND_ID_PUBSUB_NUMSUB || command->id == COMMAND_ID_PUBSUB_SHARDNUMSUB;
+}
+
+/* Appends the name that the server has for a channel; returns its length. */
+static size_t append_name(const struct proxy *p, struct text *names, struct resp_slice name,
+                          bool pattern)
+{
+    struct channel_name full = channel_out(p->ns, p->config->channels_namespace, name, pattern);
+    size_t before = names->len;
+    text_append(names, full.head.data, full.head.len);
+    text_append(names, full.prefix.data, full.prefix.len);
+    text_append(names, full.tail.data, full.tail.len);
+    return names->len - before;
+}
+
+void filtered_pubsub(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    bool numbers = tells_numbers(plan->command);
+    size_t argc = plan->argc == 2 && !numbers ? 3 : plan->argc; /* no pattern: all that are ours */
+    struct resp_slice *argv = calloc(argc, sizeof *argv);
+    struct text names = {0};
+    for (size_t i = 2; argv && i < argc; i++)
+        argv[i].len =
+            append_name(p, &names, i < plan->argc ? plan->argv[i] : wire_text("*"), !numbers);
+    if (!argv || names.failed) {
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+    } else {
+        const char *at = names.p;
+        argv[0] = plan->argv[0];
+        argv[1] = plan->argv[1];
+        for (size_t i = 2; i < argc; at += argv[i++].len)
+            argv[i].data = at;
+        filtered_ask(p, c, alter_channels, numbers, argv, argc);
+    }
+    free(argv);
+    free(names.p);
+}
+
 /* --- within EXEC --------------------------------------------------------------------------------
  */
 
@@ -308,9 +395,27 @@ bool filtered_applies(const struct proxy *p, const struct command *command)
     case COMMAND_ID_CONFIG_GET:
         return p->config->admin_commands != ADMIN_COMMANDS_ALLOW;
     case COMMAND_ID_SLOWLOG_GET:
+    case COMMAND_ID_PUBSUB_CHANNELS:
+    case COMMAND_ID_PUBSUB_NUMSUB:
+    case COMMAND_ID_PUBSUB_SHARDCHANNELS:
+    case COMMAND_ID_PUBSUB_SHARDNUMSUB:
         return p->ns->prefix.len > 0;
     default:
         return false;
+    }
+}
+
+static bool alter(struct proxy *p, const struct command *command, unsigned resp,
+                  struct resp_slice reply, struct text *out)
+{
+    switch (command->id) {
+    case COMMAND_ID_CONFIG_GET:
+        return filtered_config(reply, resp, out);
+    case COMMAND_ID_SLOWLOG_GET:
+        return filtered_slowlog(p->ns, p->commands, &p->keys, reply, -1, out);
+    default:
+        return filtered_channels(p->ns, p->config->channels_namespace, tells_numbers(command),
+                                 reply, out);
     }
 }
 
@@ -318,9 +423,7 @@ void filtered_reply(struct proxy *p, const struct request_plan *plan, unsigned r
                     struct resp_slice reply, struct text *out)
 {
     struct text altered = {0};
-    bool ok = plan->command->id == COMMAND_ID_CONFIG_GET
-                  ? filtered_config(reply, resp, &altered)
-                  : filtered_slowlog(p->ns, p->commands, &p->keys, reply, -1, &altered);
+    bool ok = alter(p, plan->command, resp, reply, &altered);
     if (ok)
         text_append(out, altered.p, altered.len);
     else if (reply.len > 0 && *reply.data == '-')

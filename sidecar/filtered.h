@@ -27,6 +27,10 @@ bool filtered_applies(const struct proxy *p, const struct command *command);
 void filtered_reply(struct proxy *p, const struct request_plan *plan, unsigned resp,
                     struct resp_slice reply, struct text *out);
 
+/* PUBSUB CHANNELS [pattern], NUMSUB .. and their SHARD forms: channels as the client calls them,
+ * without those of other services' keys. */
+void filtered_pubsub(struct proxy *p, struct caller *c, const struct request_plan *plan);
+
 /* --- the way of such a reply --------------------------------------------------------------------
  */
 
@@ -50,6 +54,10 @@ void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_
 
 /* --- what is altered: bytes in, bytes out ------------------------------------------------------
  */
+
+/* PUBSUB's: a list of channels, or of channels and their numbers. False: as below. */
+bool filtered_channels(const struct namespace *ns, bool namespaced, bool numbers,
+                       struct resp_slice reply, struct text *out);
 
 /* CONFIG GET's reply, in either protocol, in the protocol `resp`, passwords blanked. False: it is
  * not of that shape; what has been appended is of no use. */

@@ -311,8 +311,7 @@ bool forward_rewriter(struct proxy *p, const struct request_plan *plan,
 {
     enum resp_keys kind = plan->command->keys_in_reply;
     *rewriter = NULL;
-    if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0 ||
-        (plan->command->channels && !p->config->channels_namespace))
+    if (kind == RESP_KEYS_NONE || p->ns->prefix.len == 0)
         return true;
     *rewriter =
         kind == RESP_KEYS_NAMED ? script_rewriter(p, plan) : resp_rewriter_new(kind, p->ns->prefix);

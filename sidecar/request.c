@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "filtered.h"
 #include "identity.h"
 #include "link.h"
 #include "local.h"
@@ -197,13 +198,6 @@ static enum request_outcome run_select(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
-/* PUBSUB CHANNELS without a pattern: all of the namespace's. */
-static void run_all_channels(struct proxy *p, struct caller *c, const struct request_plan *plan)
-{
-    struct resp_slice argv[] = {plan->argv[0], plan->argv[1], {"*", 1}};
-    forward_run(p, c, &(struct request_plan){.argv = argv, .argc = 3, .command = plan->command});
-}
-
 static void append_pong(struct chain *out, const struct request_plan *plan)
 {
     if (plan->argc > 1)
@@ -232,6 +226,12 @@ static void run_ping(struct proxy *p, struct caller *c, const struct request_pla
     forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
+static bool is_pubsub_list(const struct command *command)
+{
+    return command->channels == COMMAND_CHANNELS_PATTERNS ||
+           command->channels == COMMAND_CHANNELS_ALL;
+}
+
 /* While it has a session a client reads where it watches or is tracked, past the L1. */
 static enum request_outcome run_read(struct proxy *p, struct caller *c,
                                      const struct request_plan *plan)
@@ -243,9 +243,8 @@ static enum request_outcome run_read(struct proxy *p, struct caller *c,
         reads_mget(p, c, plan);
     else if ((id == COMMAND_ID_PING || id == COMMAND_ID_ECHO) && plan->argc <= 2 && !c->lane)
         run_ping(p, c, plan);
-    else if ((id == COMMAND_ID_PUBSUB_CHANNELS || id == COMMAND_ID_PUBSUB_SHARDCHANNELS) &&
-             plan->argc == 2)
-        run_all_channels(p, c, plan);
+    else if (is_pubsub_list(plan->command) && filtered_applies(p, plan->command))
+        filtered_pubsub(p, c, plan);
     else
         forward_run(p, c, plan);
     return REQUEST_TAKEN;
@@ -323,8 +322,26 @@ static enum request_outcome run_class(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
+/* A debugged script stops the server, or the connection that others share. redis-cli goes on to
+ * EVAL whatever SCRIPT DEBUG answered: the script must not run then as if nothing were. */
+static const char *refuse_debugger(struct caller *c, const struct request_plan *plan)
+{
+    static const char text[] =
+        "NOPERM nearcache has no debugger for scripts: SCRIPT DEBUG (redis-cli "
+        "--ldb) needs a connection to Redis itself";
+    uint16_t id = plan->command->id;
+    if (id == COMMAND_ID_SCRIPT_DEBUG) {
+        c->debugs = !resp_word_is(plan->argv[2], "no");
+        return text;
+    }
+    if (!c->debugs || (id != COMMAND_ID_EVAL && id != COMMAND_ID_EVALSHA))
+        return NULL;
+    c->debugs = false;
+    return text;
+}
+
 /* What is refused whatever its arguments are; NULL: nothing. */
-static const char *refusal(struct proxy *p, const struct caller *c, const struct request_plan *plan,
+static const char *refusal(struct proxy *p, struct caller *c, const struct request_plan *plan,
                            char text[COMMAND_ERROR_MAX])
 {
     const struct command *command = plan->command;
@@ -342,6 +359,9 @@ static const char *refusal(struct proxy *p, const struct caller *c, const struct
     }
     if (!c->authenticated && !(command->flags & COMMAND_FLAG_NO_AUTH))
         return "NOAUTH Authentication required.";
+    const char *error = refuse_debugger(c, plan);
+    if (error)
+        return error;
     if (command->class_ != COMMAND_ADMIN || p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
         return NULL;
     snprintf(text, COMMAND_ERROR_MAX,

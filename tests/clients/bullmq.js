@@ -31,11 +31,9 @@ function part(made) {
 }
 
 const queue = async (queueName) => part(new Queue(queueName, { connection: await connection() }));
-const events = async (queueName) => {
-  const made = part(new QueueEvents(queueName, { connection: await connection() }));
-  await made.waitUntilReady();
-  return made;
-};
+const events = async (queueName) => part(new QueueEvents(queueName, {
+  connection: await connection(), lastEventId: '0-0', // else it may miss the first ones
+}));
 const worker = async (queueName, work, options) =>
   part(new Worker(queueName, work, { connection: await connection(), ...options }));
 
@@ -53,7 +51,8 @@ const checks = {
     const jobs = await queue('jobs');
     const done = await events('jobs');
     await worker('jobs', async (job) => job.data.n * 2, { concurrency: 10 });
-    const added = await jobs.addBulk(Array.from({ length: 100 }, (_, n) => ({ name: 'double', data: { n } })));
+    const data = Array.from({ length: 100 }, (_, n) => ({ n }));
+    const added = await jobs.addBulk(data.map((n) => ({ name: 'double', data: n })));
     const results = await Promise.all(added.map((job) => job.waitUntilFinished(done, 10_000)));
     assert.deepEqual(results, added.map((_, n) => n * 2));
     const counts = await jobs.getJobCounts();
@@ -79,7 +78,8 @@ const checks = {
       if (job.attemptsMade < 2) throw new Error('not yet');
       return job.attemptsMade;
     });
-    const job = await jobs.add('thrice', {}, { attempts: 3, backoff: { type: 'exponential', delay: 20 } });
+    const backoff = { type: 'exponential', delay: 20 };
+    const job = await jobs.add('thrice', {}, { attempts: 3, backoff });
     assert.equal(await job.waitUntilFinished(done, 10_000), 2);
     const never = await jobs.add('never', {}, { attempts: 1 });
     await assert.rejects(never.waitUntilFinished(done, 10_000), /not yet/);
@@ -93,7 +93,7 @@ const checks = {
     await jobs.add('low', {}, { priority: 10 });
     await jobs.add('high', {}, { priority: 1 });
     await jobs.add('first', {});
-    const late = await jobs.add('late', {}, { delay: 300 });
+    const late = await jobs.add('late', {}, { delay: 1000 });
     assert.equal(await late.getState(), 'delayed');
     const order = [];
     await worker('order', async (job) => { order.push(job.name); });
@@ -143,7 +143,10 @@ const checks = {
     const job = await jobs.add('x', {}, { jobId: 'chosen' });
     assert.equal((await jobs.add('x', {}, { jobId: 'chosen' })).id, 'chosen');
     assert.equal(await jobs.isPaused(), true);
-    await worker('admin', async (active) => { await active.updateProgress(50); await active.log('half'); });
+    await worker('admin', async (active) => {
+      await active.updateProgress(50);
+      await active.log('half');
+    });
     await jobs.resume();
     await job.waitUntilFinished(done, 10_000);
     assert.equal(await progress, 50);

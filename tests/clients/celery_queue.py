@@ -1,4 +1,4 @@
-"""celery: Redis as broker and as result backend; a worker, results, groups, chords, retries, ETA."""
+"""celery: Redis as broker and as result backend; a worker, results, groups, chords, retries."""
 import sys
 
 import celery

@@ -12,8 +12,8 @@ function large(): string
 function same($expected, $actual, string $what = ''): void
 {
     if ($expected !== $actual) {
-        $seen = substr(var_export($actual, true), 0, 500);
-        throw new Exception("$what: expected " . substr(var_export($expected, true), 0, 500) . ", got $seen");
+        $show = fn ($value) => substr(var_export($value, true), 0, 500);
+        throw new Exception("$what: expected {$show($expected)}, got {$show($actual)}");
     }
 }
 

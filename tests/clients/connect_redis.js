@@ -21,7 +21,8 @@ async function open(store) {
   const visitor = () => {
     let cookie = '';
     return async (path) => {
-      const response = await fetch(`http://127.0.0.1:${server.address().port}${path}`, { headers: { cookie } });
+      const page = `http://127.0.0.1:${server.address().port}${path}`;
+      const response = await fetch(page, { headers: { cookie } });
       cookie = response.headers.get('set-cookie')?.split(';')[0] ?? cookie;
       return response.text();
     };

@@ -47,10 +47,11 @@ run(name, {
   async transaction() {
     await redis.set('counter', 1);
     await redis.watch('counter');
-    assert.deepEqual(await redis.multi().incr('counter').get('counter').exec(), [[null, 2], [null, '2']]);
+    const increment = () => redis.multi().incr('counter').get('counter').exec();
+    assert.deepEqual(await increment(), [[null, 2], [null, '2']]);
     await redis.watch('counter');
     await other.set('counter', 10);
-    assert.equal(await redis.multi().incr('counter').exec(), null, 'EXEC after a foreign write');
+    assert.equal(await increment(), null, 'EXEC after a foreign write');
     assert.equal(await redis.get('counter'), '10');
     const results = await redis.multi().set('a', 1).lpush('a', 'x').get('a').exec();
     assert.match(results[1][0].message, /^WRONGTYPE/, 'an error inside EXEC');
@@ -100,7 +101,8 @@ run(name, {
   },
 
   async script() {
-    redis.defineCommand('double', { numberOfKeys: 1, lua: 'return redis.call("INCRBY", KEYS[1], ARGV[1]) * 2' });
+    const lua = 'return redis.call("INCRBY", KEYS[1], ARGV[1]) * 2';
+    redis.defineCommand('double', { numberOfKeys: 1, lua });
     await redis.set('n', 20);
     assert.equal(await redis.double('n', 1), 42, 'EVALSHA, NOSCRIPT, EVAL');
     assert.equal(await redis.double('n', 1), 44, 'EVALSHA');

@@ -36,7 +36,8 @@ run('@keyv/redis', {
   },
 
   async 'cache-manager'() {
-    const cache = createCache({ stores: [new Keyv({ store: new KeyvRedis(url), namespace: 'managed' })] });
+    const managed = new Keyv({ store: new KeyvRedis(url), namespace: 'managed' });
+    const cache = createCache({ stores: [managed] });
     let calls = 0;
     const compute = async () => { calls++; return { answer: 42 }; };
     for (let i = 0; i < 3; i++) assert.deepEqual(await cache.wrap('k', compute, 60_000), { answer: 42 });

@@ -1,7 +1,8 @@
 -- lua_redis.lua - redis-lua.
 local redis = require 'redis'
 
-local host, port, password = os.getenv 'REDIS_HOST', os.getenv 'REDIS_PORT', os.getenv 'REDIS_PASSWORD'
+local host, port = os.getenv 'REDIS_HOST', os.getenv 'REDIS_PORT'
+local password = os.getenv 'REDIS_PASSWORD'
 local binary_key = '\0\1\r\n$*\255\254\128\0'
 local bytes = {}
 for i = 0, 249 do bytes[#bytes + 1] = string.char(i) end
@@ -15,7 +16,8 @@ end
 
 local function same(expected, actual, what)
     if expected ~= actual then
-        error(('%s: expected %s, got %s'):format(what or '', tostring(expected), tostring(actual)), 2)
+        local message = '%s: expected %s, got %s'
+        error(message:format(what or '', tostring(expected), tostring(actual)), 2)
     end
 end
 
@@ -29,8 +31,8 @@ end
 local function in_background(code)
     local name = os.tmpname()
     local file = io.open(name, 'w')
-    file:write("local redis = require 'redis'\n", ("local c = redis.connect('%s', %s)\nc:auth('%s')\n")
-        :format(host, port, password), code)
+    local connect_there = "local c = require('redis').connect('%s', %s)\nc:auth('%s')\n"
+    file:write(connect_there:format(host, port, password), code)
     file:close()
     return io.popen(('lua5.1 %s; rm %s'):format(name, name))
 end
@@ -82,7 +84,9 @@ end)
 
 check('blocking pop', function()
     local child = in_background("print(unpack(c:blpop('list:a', 'list:b', 10)))")
-    wait_until('a blocked client', function() return other:info('clients').clients.blocked_clients == '1' end)
+    wait_until('a blocked client', function()
+        return other:info('clients').clients.blocked_clients == '1'
+    end)
     other:rpush('list:b', 'pushed')
     same('list:b\tpushed', child:read())
     same(nil, client:blpop('list:a', 1), 'time-out')

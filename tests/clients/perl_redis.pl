@@ -72,7 +72,12 @@ subtest pipeline => sub {
 
 subtest transaction => sub {
     $redis->set('counter', 1);
-    my $increment = sub { $redis->multi; $redis->incr('counter'); $redis->get('counter'); [$redis->exec] };
+    my $increment = sub {
+        $redis->multi;
+        $redis->incr('counter');
+        $redis->get('counter');
+        return [$redis->exec];
+    };
     $redis->watch('counter');
     is_deeply $increment->(), [2, 2];
     $redis->watch('counter');

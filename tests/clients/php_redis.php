@@ -10,6 +10,10 @@ function open(?string $password = null): Redis
     return $redis;
 }
 
+/** The same in a process of its own. */
+const OPEN = '$r = new Redis(); $r->connect(getenv("REDIS_HOST"), getenv("REDIS_PORT"));
+    $r->auth(getenv("REDIS_PASSWORD")); ';
+
 $redis = open();
 $other = open();
 
@@ -50,8 +54,7 @@ run(phpversion('redis'), [
     },
 
     'blocking pop' => function () use ($redis, $other) {
-        $child = in_background('$r = new Redis(); $r->connect(getenv("REDIS_HOST"), getenv("REDIS_PORT"));
-            $r->auth(getenv("REDIS_PASSWORD")); echo json_encode($r->blPop(["list:a", "list:b"], 10));');
+        $child = in_background(OPEN . 'echo json_encode($r->blPop(["list:a", "list:b"], 10));');
         until(fn () => $other->info('clients')['blocked_clients'] == 1, 'a blocked client');
         $other->rPush('list:b', 'pushed');
         same('["list:b","pushed"]', wait($child));
@@ -59,9 +62,7 @@ run(phpversion('redis'), [
     },
 
     'pub/sub' => function () use ($redis) {
-        $child = in_background('$r = new Redis(); $r->connect(getenv("REDIS_HOST"), getenv("REDIS_PORT"));
-            $r->auth(getenv("REDIS_PASSWORD"));
-            $r->psubscribe(["n*", "other"], function ($r, $pattern, $channel, $message) {
+        $child = in_background(OPEN . '$r->psubscribe(["n*", "other"], function ($r, $pattern, $channel, $message) {
                 echo "$pattern $channel $message\n";
                 echo json_encode($r->punsubscribe(["n*", "other"])) . "\n";
                 $r->close(); // else psubscribe() waits on

@@ -64,17 +64,20 @@ run(Client::VERSION, [
 
     'transaction' => function () use ($redis, $other) {
         $redis->set('counter', 1);
-        $increment = fn ($tx) => [$tx->get('counter'), $tx->multi(), $tx->incr('counter'), $tx->get('counter')];
-        same([2, '2'], $redis->transaction(['watch' => 'counter', 'cas' => true], $increment));
-        $aborted = rejected(fn () => $redis->transaction(['watch' => 'counter', 'cas' => true],
-            fn ($tx) => [$tx->get('counter'), $other->set('counter', 10), $tx->multi(), $tx->incr('counter')]));
+        $increment = fn ($meanwhile) => $redis->transaction(
+            ['watch' => 'counter', 'cas' => true],
+            fn ($tx) => [$tx->get('counter'), $meanwhile(), $tx->multi(), $tx->incr('counter')]
+        );
+        same([2], $increment(fn () => null));
+        $aborted = rejected(fn () => $increment(fn () => $other->set('counter', 10)));
         same(1, preg_match('/aborted/', $aborted), $aborted);
         same('10', $redis->get('counter'));
     },
 
     'blocking pop' => function () use ($redis, $other) {
         $child = in_background('require "Predis/autoload.php";
-            echo json_encode((new Predis\Client(getenv("REDIS_URL")))->blpop(["list:a", "list:b"], 10));');
+            $redis = new Predis\Client(getenv("REDIS_URL"));
+            echo json_encode($redis->blpop(["list:a", "list:b"], 10));');
         until(fn () => $other->info('clients')['Clients']['blocked_clients'] == 1, 'a blocked client');
         $other->rpush('list:b', ['pushed']);
         same('["list:b","pushed"]', wait($child));
@@ -91,7 +94,8 @@ run(Client::VERSION, [
         $redis->flushdb();
         $names = array_map(fn ($i) => "key:$i", range(100, 599));
         $redis->mset(array_combine($names, $names));
-        $seen = array_unique(iterator_to_array(new Predis\Collection\Iterator\Keyspace($redis), false));
+        $keys = new Predis\Collection\Iterator\Keyspace($redis);
+        $seen = array_unique(iterator_to_array($keys, false));
         sort($seen);
         same($names, $seen);
     },

@@ -49,8 +49,9 @@ const checks = (driver, limiterOf) => Object.fromEntries(Object.entries({
 (async () => {
   const ioredis = new Redis(url);
   const client = await createClient({ url }).connect();
-  const over = (options) => ({ keyPrefix, ...limits }) =>
-    new RateLimiterRedis({ keyPrefix: `${options.useRedisPackage}:${keyPrefix}`, ...limits, ...options });
+  const over = (options) => ({ keyPrefix, ...limits }) => new RateLimiterRedis({
+    keyPrefix: `${options.useRedisPackage}:${keyPrefix}`, ...limits, ...options,
+  });
   run('rate-limiter-flexible', {
     ...checks('ioredis', over({ storeClient: ioredis, useRedisPackage: false })),
     ...checks('node-redis', over({ storeClient: client, useRedisPackage: true })),

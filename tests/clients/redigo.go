@@ -17,7 +17,9 @@ var (
 	binaryKey = []byte("\x00\x01\r\n$*\xff\xfe\x80\x00")
 	pool      = &redis.Pool{
 		MaxIdle: 10,
-		Dial:    func() (redis.Conn, error) { return redis.DialURL(url, redis.DialReadTimeout(15*time.Second)) },
+		Dial: func() (redis.Conn, error) {
+			return redis.DialURL(url, redis.DialReadTimeout(15*time.Second))
+		},
 		TestOnBorrow: func(c redis.Conn, _ time.Time) error {
 			_, err := c.Do("PING")
 			return err
@@ -204,9 +206,11 @@ func main() {
 	for _, named := range []struct {
 		name  string
 		check func(c, other redis.Conn)
-	}{{"connect", connect}, {"pipeline", pipeline}, {"transaction", transaction}, {"blocking pop", blockingPop},
-		{"pub/sub", pubsub}, {"scan", scan}, {"script", script}, {"large and binary", largeAndBinary},
-		{"reconnect", reconnect}} {
+	}{
+		{"connect", connect}, {"pipeline", pipeline}, {"transaction", transaction},
+		{"blocking pop", blockingPop}, {"pub/sub", pubsub}, {"scan", scan}, {"script", script},
+		{"large and binary", largeAndBinary}, {"reconnect", reconnect},
+	} {
 		if !run(named.name, named.check) {
 			status = 1
 		}

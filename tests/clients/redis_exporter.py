@@ -1,4 +1,4 @@
-"""redis_exporter: what a monitoring tool asks when it connects (INFO, CONFIG, SLOWLOG, LATENCY ...)."""
+"""redis_exporter: what a monitoring tool asks (INFO, CONFIG, SLOWLOG, LATENCY ...)."""
 import os
 import re
 import socket

@@ -71,14 +71,17 @@ def pubsub():
             return until(lambda: p.get_message(timeout=0.1), "a message")
         p.subscribe("news", "weather")
         p.psubscribe("n*")
-        assert [(m["type"], m["channel"], m["data"]) for m in (message(), message(), message())] == [
+        acks = [message() for _ in range(3)]
+        assert [(m["type"], m["channel"], m["data"]) for m in acks] == [
             ("subscribe", "news", 1), ("subscribe", "weather", 2), ("psubscribe", "n*", 3)]
         assert r.publish("news", "hello") == 2
-        assert message() == {"type": "message", "pattern": None, "channel": "news", "data": "hello"}
-        assert message() == {"type": "pmessage", "pattern": "n*", "channel": "news", "data": "hello"}
+        news = {"channel": "news", "data": "hello"}
+        assert message() == {"type": "message", "pattern": None, **news}
+        assert message() == {"type": "pmessage", "pattern": "n*", **news}
         p.unsubscribe()
         p.punsubscribe()
-        assert [message()["type"] for _ in range(3)] == ["unsubscribe", "unsubscribe", "punsubscribe"]
+        kinds = [message()["type"] for _ in range(3)]
+        assert kinds == ["unsubscribe", "unsubscribe", "punsubscribe"]
         assert r.publish("news", "nobody") == 0
 
 
@@ -131,7 +134,8 @@ def resp3():
 def own_cache():
     """Client-side caching, by CLIENT TRACKING of the client's own."""
     from redis.cache import CacheConfig  # pylint: disable=import-outside-toplevel
-    cached = redis.Redis.from_url(URL, protocol=3, cache_config=CacheConfig(), decode_responses=True)
+    cached = redis.Redis.from_url(URL, protocol=3, cache_config=CacheConfig(),
+                                  decode_responses=True)
     other.set("shared", "old")
     assert cached.get("shared") == cached.get("shared") == "old"
     other.set("shared", "new")

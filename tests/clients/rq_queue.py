@@ -16,7 +16,7 @@ logging.disable(logging.WARNING)
 connection = redis.Redis.from_url(URL)
 
 
-# --- what the jobs do: rq imports this file again by its name in the worker ------------------------
+# --- what the jobs do: the worker imports this file by its name -------------------------------
 
 
 def add(a, b):
@@ -34,7 +34,7 @@ def fail_once(key):
     return "the second time"
 
 
-# --- checks -----------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------
 
 
 def queue(name):
@@ -113,4 +113,4 @@ def scheduled():
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    run(getattr(rq, "__version__", None) or rq.VERSION, jobs, failing, retried, dependent, scheduled)
+    run(rq.VERSION, jobs, failing, retried, dependent, scheduled)

@@ -17,7 +17,9 @@ run Redis::VERSION,
     },
 
     'pipeline' => lambda {
-      replies = redis.pipelined { |pipe| 1000.times { |i| pipe.set("key:#{i}", i); pipe.get("key:#{i}") } }
+      replies = redis.pipelined do |pipe|
+        1000.times { |i| pipe.set("key:#{i}", i); pipe.get("key:#{i}") }
+      end
       1000.times { |i| same i.to_s, replies[2 * i + 1] }
       rejected(/WRONGTYPE/) { redis.lpush('key:1', 'x') }
     },

@@ -67,7 +67,8 @@ def checks
 end
 
 if Sidekiq.server?
-  options = Sidekiq.respond_to?(:default_configuration) ? Sidekiq.default_configuration : Sidekiq.options
+  current = Sidekiq.respond_to?(:default_configuration) # from version 7 on
+  options = current ? Sidekiq.default_configuration : Sidekiq.options
   options[:poll_interval_average] = 1 # else it first waits for 10 s
 else
   pid = spawn('sidekiq', '-r', __FILE__, '-c', '2', '-t', '1', %i[out err] => 'sidekiq.log')

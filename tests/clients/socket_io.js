@@ -7,20 +7,22 @@ const { createAdapter } = require('@socket.io/redis-adapter');
 const { Redis } = require('ioredis5');
 const { createClient } = require('redis5');
 
-/** A pair of connections, one to publish and one to subscribe. */
-const pair = {
-  ioredis: async () => [new Redis(url), new Redis(url)],
-  'node-redis': async () => Promise.all([createClient({ url }).connect(), createClient({ url }).connect()]),
+/** A connection of each driver; a server needs two, one to publish and one to subscribe. */
+const connected = {
+  ioredis: async () => new Redis(url),
+  'node-redis': async () => createClient({ url }).connect(),
 };
 
 /** Two servers with one client each, joined over Redis. */
 async function open(driver) {
   const joined = [];
   for (const _ of [1, 2]) {
-    const server = new Server({ adapter: createAdapter(...(await pair[driver]()), { key: driver }) });
+    const pair = [await connected[driver](), await connected[driver]()];
+    const server = new Server({ adapter: createAdapter(...pair, { key: driver }) });
     server.on('connection', (socket) => socket.join('room'));
     server.listen(0);
-    const client = io(`http://127.0.0.1:${server.httpServer.address().port}`, { transports: ['websocket'] });
+    const address = `http://127.0.0.1:${server.httpServer.address().port}`;
+    const client = io(address, { transports: ['websocket'] });
     const heard = new Mailbox();
     client.on('news', heard.push);
     await until(() => client.connected, 'a client');

@@ -165,7 +165,7 @@ class Gate:
     def __init__(self, fault):
         self.fault = fault
         self.delay = 0  # seconds, or a function that returns them
-        self.swallowing = False
+        self.swallowing = self.stalled = False
         self.holds, self.watches, self.truncations = [], [], []
         self.passed = 0  # bytes
 
@@ -215,6 +215,11 @@ class Kind:
     def swallow(self, on=True):
         """A black hole: accepted, never delivered, in both directions."""
         self.requests.swallowing = self.replies.swallowing = on
+
+    def stall(self, on=True):
+        """Nothing is delivered in either direction until it goes on; nothing is lost."""
+        self.requests.stalled = self.replies.stalled = on
+        self.fault.wake()
 
     def wait_connections(self, n):
         self.fault.wait(lambda: len(self.connections) == n, f"{n} connections of {self.name}")
@@ -279,7 +284,7 @@ class Pipe:
 
     def pump(self, now):
         """Moves what may go; returns when the next may, or None."""
-        while self.queue and not self.connection.dead:
+        while self.queue and not self.connection.dead and not self.gate.stalled:
             frame, holds = self.queue[0]
             if any(not hold.open for hold in holds):
                 break
@@ -347,7 +352,7 @@ class Connection:
 
 class Fault:
     """Listens on a free port and relays to `upstream`, (host, port). `raw`: bytes as they come, without
-    frames: cheaper, but only delays, swallowing and cuts work."""
+    frames: cheaper, but only delays, stalls, swallowing and cuts work."""
 
     def __init__(self, upstream, raw=False):
         self.upstream, self.raw = upstream, raw

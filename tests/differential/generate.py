@@ -306,12 +306,16 @@ class Kinds:
         return self.one_of(b"ch1", b"ch2", b"x\r\ny")
 
     def nosort(self):
-        return self.one_of(b"nosort", b"w_1")
+        return b"nosort"
 
     def weights(self):
+        if not self.context.patterns:
+            return b"nosort"
         return self.one_of(b"w_*", b"o_*->name", b"none_*")
 
     def getter(self):
+        if not self.context.patterns:
+            return b"#"
         return self.one_of(b"#", b"w_*", b"o_*->name", b"none_*", b"w_1")
 
     def script(self):
@@ -349,12 +353,13 @@ class Kinds:
 class Context:
     """What commands need to know of the servers: names of commands, payloads, a port to MIGRATE to."""
 
-    def __init__(self, table, dumps, functions, target_port):
+    def __init__(self, table, dumps, functions, target_port, patterns=True):
         self.table = table
         self.names = [name.encode() for name in sorted(table.leaves)]
         self.dumps = dumps
         self.functions = functions
         self.target_port = target_port
+        self.patterns = patterns # SORT's BY and GET know one '*', which a namespace must not have
         self.generator = None
         self.grammar = {}
         for form in forms():

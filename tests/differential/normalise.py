@@ -326,6 +326,13 @@ def what_was_published(frame):
     return tree(frame)[1][2:] if frame[8:16] == b"pmessage" else frame
 
 
+def invalidations_last(frames):
+    """Those of the client's own writes follow the write's reply; an answer that is nearcache's own may
+    come between."""
+    return sorted(frames, key=lambda frame: isinstance(frame, bytes) and
+                  frame.startswith(b">2\r\n$10\r\ninvalidate"))
+
+
 def without_id(frames):
     """HELLO's replies without the connection's id; any others as they are."""
     return [frame if isinstance(frame, str) else re.sub(rb"(\$2\r\nid\r\n):\d+", rb"\1", frame)

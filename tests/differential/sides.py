@@ -311,6 +311,7 @@ class Pair:
         self.compared += len(commands)
         if any(isinstance(frame, str) for frame in bare):
             raise Invalid(f"{commands}: bare server: {bare[-1]}")
+        bare, near = normalise.invalidations_last(bare), normalise.invalidations_last(near)
         for n in range(max(len(bare), len(near))):
             if normalise.without_id(bare[n:n + 1]) != normalise.without_id(near[n:n + 1]):
                 raise Difference(f"replies differ from the {n}th on", conn, commands[-1], bare[n:],

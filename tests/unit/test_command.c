@@ -178,7 +178,7 @@ START_TEST(columns)
         {"client caching", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"publish", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"pubsub channels", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ALL},
-        {"pubsub numsub", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_EVEN},
+        {"pubsub numsub", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"monitor", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"reset", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"quit", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},

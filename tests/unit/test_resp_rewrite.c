@@ -97,19 +97,6 @@ START_TEST(other_names_pass_unchanged)
 }
 END_TEST
 
-START_TEST(strips_every_other)
-{
-    check(RESP_KEYS_EVEN, "*4\r\n$5\r\nsvc:a\r\n:1\r\n$5\r\nsvc:b\r\n$5\r\nsvc:c\r\n",
-          "*4\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n$5\r\nsvc:c\r\n");
-    check(RESP_KEYS_EVEN, "%1\r\n$5\r\nsvc:a\r\n$5\r\nsvc:b\r\n",
-          "%1\r\n$1\r\na\r\n$5\r\nsvc:b\r\n");
-    check(RESP_KEYS_EVEN, "*3\r\n*1\r\n$5\r\nsvc:a\r\n:1\r\n|1\r\n+x\r\n+y\r\n$5\r\nsvc:b\r\n",
-          "*3\r\n*1\r\n$5\r\nsvc:a\r\n:1\r\n|1\r\n+x\r\n+y\r\n$1\r\nb\r\n");
-    unchanged(RESP_KEYS_EVEN, "*0\r\n");
-    unchanged(RESP_KEYS_EVEN, "$5\r\nsvc:a\r\n");
-}
-END_TEST
-
 START_TEST(strips_the_first)
 {
     check(RESP_KEYS_FIRST, "*2\r\n$5\r\nsvc:a\r\n*1\r\n$5\r\nsvc:v\r\n",
@@ -261,7 +248,6 @@ int main(void)
     const TTest *tests[] = {
         strips_all,
         other_names_pass_unchanged,
-        strips_every_other,
         strips_the_first,
         strips_a_scan,
         strips_streams,
