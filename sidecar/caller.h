@@ -78,6 +78,7 @@ struct caller {
     bool quitting;                               /* take no more requests, leave when all is said */
     bool kill;                                   /* leave now */
     bool in_multi;                               /* its commands are being queued by the server */
+    bool debugs;                                 /* was refused SCRIPT DEBUG, and may go on */
     bool monitors;                               /* is sent what all clients do */
     bool reply_off, reply_skip, reply_skip_next; /* CLIENT REPLY: all, this one's, the next one's */
     uint64_t id;

@@ -53,7 +53,7 @@ const checks = {
     await worker('jobs', async (job) => job.data.n * 2, { concurrency: 10 });
     const data = Array.from({ length: 100 }, (_, n) => ({ n }));
     const added = await jobs.addBulk(data.map((n) => ({ name: 'double', data: n })));
-    const results = await Promise.all(added.map((job) => job.waitUntilFinished(done, 10_000)));
+    const results = await Promise.all(added.map((job) => job.waitUntilFinished(done, 20_000)));
     assert.deepEqual(results, added.map((_, n) => n * 2));
     const counts = await jobs.getJobCounts();
     assert.equal(counts.completed, 100);
@@ -67,7 +67,7 @@ const checks = {
     await waiting.waitUntilReady();
     for (let i = 0; i < 3; i++) { // BZPOPMIN is woken, and blocks again
       const job = await jobs.add('later', {});
-      assert.equal(await job.waitUntilFinished(done, 10_000), 'woken');
+      assert.equal(await job.waitUntilFinished(done, 20_000), 'woken');
     }
   },
 
@@ -80,9 +80,9 @@ const checks = {
     });
     const backoff = { type: 'exponential', delay: 20 };
     const job = await jobs.add('thrice', {}, { attempts: 3, backoff });
-    assert.equal(await job.waitUntilFinished(done, 10_000), 2);
+    assert.equal(await job.waitUntilFinished(done, 20_000), 2);
     const never = await jobs.add('never', {}, { attempts: 1 });
-    await assert.rejects(never.waitUntilFinished(done, 10_000), /not yet/);
+    await assert.rejects(never.waitUntilFinished(done, 20_000), /not yet/);
     assert.equal(await never.getState(), 'failed');
     assert.equal((await jobs.getFailed())[0].failedReason, 'not yet');
   },
@@ -93,11 +93,11 @@ const checks = {
     await jobs.add('low', {}, { priority: 10 });
     await jobs.add('high', {}, { priority: 1 });
     await jobs.add('first', {});
-    const late = await jobs.add('late', {}, { delay: 1000 });
+    const late = await jobs.add('late', {}, { delay: 2000 });
     assert.equal(await late.getState(), 'delayed');
     const order = [];
     await worker('order', async (job) => { order.push(job.name); });
-    await late.waitUntilFinished(done, 10_000);
+    await late.waitUntilFinished(done, 20_000);
     assert.deepEqual(order, ['first', 'high', 'low', 'late']);
   },
 
@@ -122,7 +122,7 @@ const checks = {
       queueName: 'parents',
       children: [1, 2, 3].map((n) => ({ name: 'part', queueName: 'children', data: { n } })),
     });
-    assert.equal(await job.waitUntilFinished(done, 10_000), 6);
+    assert.equal(await job.waitUntilFinished(done, 20_000), 6);
   },
 
   async 'rate limit'() {
@@ -131,7 +131,7 @@ const checks = {
     const start = Date.now();
     await worker('limited', async () => {}, { limiter: { max: 2, duration: 300 } });
     const added = await jobs.addBulk(Array.from({ length: 5 }, () => ({ name: 'x', data: {} })));
-    await Promise.all(added.map((job) => job.waitUntilFinished(done, 10_000)));
+    await Promise.all(added.map((job) => job.waitUntilFinished(done, 20_000)));
     assert.ok(Date.now() - start >= 500, 'five jobs at two in 300 ms');
   },
 
@@ -148,7 +148,7 @@ const checks = {
       await active.log('half');
     });
     await jobs.resume();
-    await job.waitUntilFinished(done, 10_000);
+    await job.waitUntilFinished(done, 20_000);
     assert.equal(await progress, 50);
     assert.deepEqual((await jobs.getJobLogs('chosen')).logs, ['half']);
     await jobs.add('y', {}, { delay: 60_000 });

@@ -20,10 +20,10 @@ function same($expected, $actual, string $what = ''): void
 /** Waits until the function returns something true, which is returned. */
 function until(callable $predicate, string $what)
 {
-    $end = microtime(true) + 10;
+    $end = microtime(true) + 20;
     while (!($result = $predicate())) {
         if (microtime(true) > $end) {
-            throw new Exception("not within 10 s: $what");
+            throw new Exception("not within 20 s: $what");
         }
         usleep(10000);
     }

@@ -14,12 +14,12 @@ LARGE = bytes(i * 7 % 256 for i in range(250)) * 20_000  # 5 MB
 
 def until(predicate, what):
     """Waits until `predicate` returns something true, which is returned."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while True:
         result = predicate()
         if result:
             return result
-        assert time.monotonic() < deadline, f"not within 10 s: {what}"
+        assert time.monotonic() < deadline, f"not within 20 s: {what}"
         time.sleep(0.01)
 
 

@@ -22,9 +22,9 @@ end
 
 # Waits until the block gives something true, which is returned.
 def wait_until(what)
-  deadline = Process.clock_gettime(Process::CLOCK_MONOTONIC) + 10
+  deadline = Process.clock_gettime(Process::CLOCK_MONOTONIC) + 20
   until (result = yield)
-    raise "not within 10 s: #{what}" if Process.clock_gettime(Process::CLOCK_MONOTONIC) > deadline
+    raise "not within 20 s: #{what}" if Process.clock_gettime(Process::CLOCK_MONOTONIC) > deadline
 
     sleep 0.01
   end

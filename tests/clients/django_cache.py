@@ -39,7 +39,7 @@ def counters():
 
 
 def expiry():
-    cache.set("short", 1, timeout=0.2)
+    cache.set("short", 1, timeout=1)
     assert cache.get("short") == 1
     until(lambda: cache.get("short") is None, "the end of its life")
 

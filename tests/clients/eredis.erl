@@ -120,8 +120,8 @@ heard(Sub) ->
     after 10000 -> timeout
     end.
 
-%% Up to 10 s.
-wait_until(Predicate) -> wait_until(Predicate, 1000).
+%% Up to 20 s.
+wait_until(Predicate) -> wait_until(Predicate, 2000).
 
 wait_until(Predicate, Left) when Left > 0 ->
     case Predicate() of

@@ -131,7 +131,7 @@ func reconnect(c, _ *redis.Client) {
 	fmt.Println("restart")
 	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	same("restarted\n", line)
-	for end := time.Now().Add(10 * time.Second); c.Set("k", "again", 0).Err() != nil; {
+	for end := time.Now().Add(20 * time.Second); c.Set("k", "again", 0).Err() != nil; {
 		if time.Now().After(end) {
 			panic("no command succeeds after the restart")
 		}

@@ -136,11 +136,11 @@ static void transaction(redisContext *c)
     redisFree(other);
 }
 
-/* Does INFO tell of a blocked client within 10 s? */
+/* Does INFO tell of a blocked client within 20 s? */
 static int someone_blocks(redisContext *c)
 {
     const struct timespec moment = {.tv_nsec = 10000000};
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 2000; i++) {
         const redisReply *info = CALL(c, "INFO clients");
         if (info->str && strstr(info->str, "blocked_clients:1"))
             return 1;

@@ -30,7 +30,7 @@ run('@keyv/redis', {
   },
 
   async expiry() {
-    await keyv.set('short', 1, 100);
+    await keyv.set('short', 1, 1000);
     assert.equal(await keyv.get('short'), 1);
     await until(async () => (await keyv.get('short')) === undefined, 'the end of its life');
   },

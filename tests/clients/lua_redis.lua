@@ -39,8 +39,8 @@ end
 
 -- Waits until the function returns something true, by asking the server over and over.
 local function wait_until(what, predicate)
-    local deadline = os.time() + 10
-    while not predicate() do assert(os.time() < deadline, 'not within 10 s: ' .. what) end
+    local deadline = os.time() + 20
+    while not predicate() do assert(os.time() < deadline, 'not within 20 s: ' .. what) end
 end
 
 local client, other = connect(), connect()

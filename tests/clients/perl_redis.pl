@@ -25,12 +25,12 @@ sub connected {
 # Waits until the code returns something true, which is returned.
 sub wait_until {
     my ($what, $predicate) = @_;
-    for (1 .. 1000) {
+    for (1 .. 2000) {
         my $result = $predicate->();
         return $result if $result;
         select undef, undef, undef, 0.01;
     }
-    die "not within 10 s: $what";
+    die "not within 20 s: $what";
 }
 
 # What the code returns, from a process of its own; the function given back waits for it.

@@ -28,9 +28,9 @@ async def until(predicate, what):
         while not await predicate():
             await asyncio.sleep(0.01)
     try:
-        await asyncio.wait_for(poll(), 10)
+        await asyncio.wait_for(poll(), 20)
     except asyncio.TimeoutError:
-        raise AssertionError(f"not within 10 s: {what}") from None
+        raise AssertionError(f"not within 20 s: {what}") from None
 
 
 async def connect():
@@ -157,7 +157,7 @@ async def reconnect():
 
 def with_deadline(check):
     def f():
-        asyncio.run(asyncio.wait_for(check(), 15))
+        asyncio.run(asyncio.wait_for(check(), 40))
     f.__name__ = check.__name__
     return f
 

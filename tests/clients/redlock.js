@@ -30,12 +30,12 @@ run('redlock', {
   },
 
   async 'extension and expiry'() {
-    const lock = await patient.lock('lock:c', 1000);
+    const lock = await patient.lock('lock:c', 10_000);
     await lock.extend(60_000);
     assert.ok(await client.pttl('lock:c') > 50_000);
     await lock.unlock();
     await patient.lock('lock:d', 100);
-    const next = await patient.lock('lock:d', 1000); // waits for the end of the first one's life
+    const next = await patient.lock('lock:d', 10_000); // waits for the end of the first one's life
     await next.unlock();
   },
 });

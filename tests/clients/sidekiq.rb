@@ -42,7 +42,7 @@ def checks
     },
 
     'scheduled' => lambda {
-      Work.perform_in(1, 'later')
+      Work.perform_in(2, 'later')
       same 1, Sidekiq::ScheduledSet.new.size
       wait_until('the scheduled job') { done.last == 'later' }
     },

@@ -43,7 +43,7 @@ class Cli:
     def run(self, process, *args, stdin=b"", env=None):
         """Its exit status, standard output and standard error, in which ports are all the same."""
         done = subprocess.run(arguments(process, args), input=stdin, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=30, check=False,
+                              stderr=subprocess.PIPE, timeout=60, check=False,
                               env={**environment(self.directory), **(env or {})})
         port = str(process.port).encode()
         shown = [output.replace(port, b"PORT") for output in (done.stdout, done.stderr)]
@@ -333,7 +333,7 @@ class Terminal:
         except OSError:  # the other end has closed
             return ""
 
-    def expect(self, pattern, timeout=10):
+    def expect(self, pattern, timeout=20):
         """Waits for the pattern, and returns all that was shown up to its end, without colours and
         with PORT in the place of the port."""
         deadline = time.monotonic() + timeout
