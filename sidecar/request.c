@@ -327,8 +327,8 @@ static enum request_outcome run_class(struct proxy *p, struct caller *c,
 static const char *refuse_debugger(struct caller *c, const struct request_plan *plan)
 {
     static const char text[] =
-        "NOPERM nearcache has no debugger for scripts: SCRIPT DEBUG (redis-cli "
-        "--ldb) needs a connection to Redis itself";
+        "NOPERM 'script|debug' would stop the server or a connection that others share; debug "
+        "scripts (redis-cli --ldb) at Redis itself";
     uint16_t id = plan->command->id;
     if (id == COMMAND_ID_SCRIPT_DEBUG) {
         c->debugs = !resp_word_is(plan->argv[2], "no");

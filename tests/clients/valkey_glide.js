@@ -6,7 +6,7 @@ const { Batch, Decoder, GlideClient, GlideClientConfiguration, ProtocolVersion, 
 
 const { REDIS_HOST: host, REDIS_PORT: port, REDIS_PASSWORD: password } = process.env;
 const open = (options) => GlideClient.createClient({
-  addresses: [{ host, port: Number(port) }], credentials: { password }, requestTimeout: 5000, ...options,
+  addresses: [{ host, port: Number(port) }], credentials: { password }, requestTimeout: 30_000, ...options,
 });
 
 /** The checks that are the same in both protocols, on two clients. */
@@ -40,7 +40,7 @@ const common = (redis, other, protocol) => ({
 
   async 'blocking pop'() {
     const blocking = await open({ protocol });
-    const popped = blocking.blpop(['list:a', 'list:b'], 4);
+    const popped = blocking.blpop(['list:a', 'list:b'], 20);
     await until(async () => blocked(await other.info(['clients'])) === 1, 'a blocked client');
     await other.rpush('list:b', ['pushed']);
     assert.deepEqual(await popped, ['list:b', 'pushed']);

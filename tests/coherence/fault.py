@@ -429,7 +429,7 @@ class Fault:
         elif not key.data.connection.dead and not key.data.receive():
             pipe = key.data
             self.forget(pipe.source)
-            pipe.ended = True
+            pipe.ended = not pipe.connection.kind or not pipe.gate.swallowing  # nor does its end get through
 
     def run(self):
         timeout = None

@@ -109,24 +109,42 @@ def test_a_client_in_resp3_never_goes_back_in_time(world):
     assert new.call("GET", "k") == b"new"
 
 
-@pytest.mark.parametrize("second", [["STRLEN", "k"], ["GETRANGE", "k", "0", "-1"], ["EXISTS", "k"],
-                                    ["MULTI"], ["EVAL_RO"], ["GETEX", "k"]], ids=" ".join)
-def test_two_views_of_a_key_never_go_back_in_time(world, second):
-    """One view is of the new value; then the other one is not of the old value. The link is slow."""
+@pytest.mark.parametrize("how", ["MULTI", "EVAL_RO", "WATCH"])
+def test_what_a_session_has_shown_is_not_undone(world, how):
+    """A client's private connection reads from Redis; afterwards the L1 must not be behind it."""
     w = world()
-    w.direct.set("demo:k", "long old value")
+    w.direct.set("demo:k", "old")
     w.cache("GET", "k")
     w.fault.link.replies.hold()
     w.direct.set("demo:k", "new")
     wire = w.wire()
-    if second == ["MULTI"]:
+    if how == "MULTI":
         wire.call("MULTI"), wire.call("GET", "k")
         assert wire.call("EXEC") == [b"new"]
-    elif second == ["EVAL_RO"]:
-        assert wire.call("EVAL_RO", "return redis.call('get', KEYS[1])", 1, "k") == b"new"
+    elif how == "WATCH":
+        wire.call("WATCH", "k")
+        assert wire.call("GET", "k") == b"new"
+        wire.call("UNWATCH")
     else:
-        assert wire.call(*second) in (3, b"new", 1)
-    if second != ["EXISTS", "k"]:  # which is the same for both
+        assert wire.call("EVAL_RO", "return redis.call('get', KEYS[1])", 1, "k") == b"new"
+    assert wire.call("GET", "k") == b"new"
+
+
+@pytest.mark.parametrize("command", [("MGET", "k"), ("GET", "k")])
+def test_what_was_read_without_a_lease_is_not_undone_by_a_late_proof(world, command):
+    """The proof is older than the foreign SET, whose message is still under way."""
+    w = world("--set", "invalidation.lease=300ms")
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    wire = w.wire()
+    proof = w.fault.link.replies.hold(containing(b"pong"))
+    w.fault.link.replies.hold(containing(b"demo:k"))
+    proof.wait()
+    wait_until(lambda: not w.serves())
+    w.direct.set("demo:k", "new")
+    assert wire.call(*command) in (b"new", [b"new"])
+    proof.release()
+    for _ in range(10):
         assert wire.call("GET", "k") == b"new"
 
 
@@ -928,3 +946,203 @@ def test_data_black_holed_link_alive(world):
     w.fault.data.swallow(False)
     wait_until(lambda: read(w, "GET", "k") == b"new")
     assert read(w, "GET", "miss") == b"v"
+
+
+# --- tracking by key: invalidation.tracking_mode=optin ---------------------------------------------
+
+OPTIN = ("--set", "invalidation.tracking_mode=optin")
+
+
+def test_optin_foreign_writes(world):
+    w = world(*OPTIN)
+    w.direct.mset({"demo:a": "old", "demo:b": "old"})
+    w.cache("GET", "a"), w.cache("MGET", "b", "c"), w.cache("EXISTS", "c")
+    for key in "abc":
+        w.direct.set(f"demo:{key}", "new")
+        assert staleness(w, key, b"new") < 1.0 + SLACK
+    n = w.stat("invalidations")
+    w.direct.set("demo:never_read", 1)
+    w.direct.set("demo:a", "newer")
+    w.await_invalidations(1, n)
+    assert w.stat("invalidations") == n + 1  # we are told of what we have asked for only
+
+
+def test_optin_get_in_flight(world):
+    w = world(*OPTIN)
+    w.direct.set("demo:k", "old")
+    held = w.fault.data.replies.hold(reply_to("GET"))
+    wire, n = w.wire(), w.stat("invalidations")
+    wire.command("GET", "k")
+    held.wait(b"old")
+    w.direct.set("demo:k", "new")
+    w.await_invalidations(1, n)
+    held.release()
+    assert wire.reply() == b"old"
+    assert read(w, "GET", "k") == b"new"
+
+
+@pytest.mark.parametrize("how", ["kill", "cut", "reset"])
+def test_a_data_connection_killed_in_optin_mode(world, how):
+    """The server forgets what it was to tell of; so do we."""
+    w = world(*OPTIN)
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    if how == "kill":
+        data = [c["id"] for c in w.direct.client_list() if c["name"] == "nearcache:demo"]
+        for ident in data:
+            w.direct.execute_command("CLIENT", "KILL", "ID", ident)
+    else:
+        w.fault.data.cut(reset=how == "reset")
+    wait_until(lambda: not w.cached("k"))
+    w.direct.set("demo:k", "new")
+    assert wait_until(lambda: read(w, "GET", "k")) == b"new"
+
+
+def test_a_data_connection_dead_in_silence_in_optin_mode(world):
+    """The server has dropped it, and we were not told: the link's proofs say nothing of it."""
+    w = world(*OPTIN)
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    w.fault.data.swallow()
+    data = [c["id"] for c in w.direct.client_list() if c["name"] not in ("", "nearcache:demo:link")]
+    assert data
+    for ident in data:
+        w.direct.execute_command("CLIENT", "KILL", "ID", ident)
+    w.direct.set("demo:k", "new")
+    written, wire = time.monotonic(), w.wire()
+    while time.monotonic() < written + 2.5:
+        sent = time.monotonic()
+        if wire.call("GET", "k") == b"old":
+            assert sent - written < 1.0 + SLACK
+
+
+def test_optin_link_replaced(world):
+    """Keys are tracked for a link that is gone: the new one hears of what is filled from then on."""
+    w = world(*OPTIN)
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    opened = w.fault.link.opened
+    w.fault.link.cut()
+    w.fault.wait(lambda: w.fault.link.opened > opened, "another link")
+    w.await_serving("tracking")
+    w.cache("GET", "k")
+    w.direct.set("demo:k", "new")
+    assert staleness(w, "k", b"new") < 1.0 + SLACK
+
+
+# --- events ----------------------------------------------------------------------------------------
+
+EVENTS = ("--set", "invalidation.tracking=off")
+
+
+@pytest.mark.parametrize("publish", ["auto", "on"])
+@pytest.mark.parametrize("write", [
+    ["SET k new"], ["MSET x 1 k new"], ["MULTI", "SET k new", "EXEC"], ["SET s new", "RENAME s k"],
+    ["EVAL return(redis.call('SET',KEYS[1],'new')) 1 k"],
+    ["EVAL return(redis.call('SET','demo:k','new')) 0"],
+], ids=lambda write: write[-1].split()[0] + write[-1][-1])
+def test_a_write_is_published_to_other_instances(world, publish, write):
+    w = world(*EVENTS)
+    b = w.nearcache(*EVENTS, "--set", f"invalidation.publish={publish}")
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    wire = b.wire()
+    for command in write:
+        assert not isinstance(wire.call(*command.split(" ")), RespError)
+    wait_until(lambda: read(w, "GET", "k") == b"new", timeout=2)
+
+
+def test_flushdb_is_published_to_other_instances(world):
+    w = world(*EVENTS)
+    b = w.nearcache(*EVENTS)
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    read(b, "FLUSHDB")
+    wait_until(lambda: read(w, "GET", "k") is None, timeout=2)
+
+
+def test_nothing_is_published_while_tracking_does_it(world):
+    w = world()
+    wire = w.server.wire()
+    wire.call("SUBSCRIBE", "cache:invalidate")
+    read(w, "SET", "k", 1), read(w, "DEL", "k")
+    w.direct.publish("cache:invalidate", "end")
+    assert wire.reply()[2] == b"end"
+
+
+def test_own_events_do_not_evict_what_a_newer_read_has_filled(world):
+    w = world(*EVENTS)
+    held = w.fault.link.replies.hold(containing(b"origin"))
+    read(w, "SET", "k", "v")
+    w.cache("GET", "k")
+    held.wait()
+    held.release()
+    w.direct.publish("cache:invalidate:l1", "other")
+    w.await_invalidations(1)
+    assert w.cached("k")
+
+
+def test_prefix_events_evict_by_prefix(world):
+    w = world(*EVENTS)
+    for key in ("user:1", "user:2", "item:1"):
+        w.direct.set(f"demo:{key}", "old")
+        w.cache("GET", key)
+    held = w.fault.data.replies.hold(reply_to("GET", "demo:user:3"))
+    wire = w.wire()
+    w.direct.set("demo:user:3", "old")
+    wire.command("GET", "user:3")
+    held.wait(b"old")
+    w.direct.set("demo:user:3", "new")
+    w.direct.publish("cache:invalidate", '{"service":"demo","prefix":"user:"}')
+    wait_until(lambda: not w.cached("user:1"))
+    held.release()
+    assert wire.reply() == b"old"
+    assert not w.cached("user:2") and w.cached("item:1")
+    assert read(w, "GET", "user:3") == b"new"
+
+
+@pytest.mark.parametrize("order", ["event first", "reply first"])
+def test_get_in_flight_while_an_event_passes(world, order):
+    w = world(*EVENTS)
+    b = w.nearcache(*EVENTS)
+    w.direct.set("demo:k", "old")
+    held = w.fault.data.replies.hold(nth(1, reply_to("GET")))
+    event = w.fault.link.replies.hold(containing(b"cache:invalidate"))
+    wire, n = w.wire(), w.stat("invalidations")
+    wire.command("GET", "k")
+    held.wait(b"old")
+    read(b, "SET", "k", "new")
+    event.wait()
+    first, second = (event, held) if order == "event first" else (held, event)
+    first.release()
+    if first is event:
+        w.await_invalidations(1, n)
+    second.release()
+    w.await_invalidations(1, n)
+    assert wire.reply() == b"old"
+    assert read(w, "GET", "k") == b"new"
+
+
+# --- suspect, not lost -----------------------------------------------------------------------------
+
+
+def test_no_herd_when_the_link_is_back(world):
+    """What was cached is asked for again when it is read, once, and nothing else is."""
+    w = world()
+    keys = [f"k{i}" for i in range(200)]
+    w.direct.mset({f"demo:{key}": key for key in keys})
+    read(w, "MGET", *keys)
+    wait_until(lambda: w.stat("fills") >= 200)
+    opened = w.fault.link.opened
+    w.fault.link.cut()
+    w.fault.wait(lambda: w.fault.link.opened > opened, "another link")
+    w.await_serving("tracking")
+    calls = w.direct.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
+    held = w.fault.data.replies.hold(reply_to("GET"))
+    wires, misses = [w.wire() for _ in range(20)], w.stat("misses")
+    for wire in wires:
+        wire.command("GET", "k7")
+    wait_until(lambda: w.stat("misses") == misses + 20)
+    held.release()
+    assert [wire.reply() for wire in wires] == [b"k7"] * 20
+    assert w.direct.info("commandstats")["cmdstat_get"]["calls"] == calls + 1

@@ -57,8 +57,10 @@ ANY = sorted({name for kind, names in KEYS.items() if kind != "lone" for name in
 MEMBERS = [b"a", b"b", b"c", b"d", b"m5", b"m 6", b"\x00\r\n\xfe", b"", b"1", b"2", b"30"]
 FIELDS = [b"f1", b"f2", b"f3", b"f 4", b"\r\n", b""]
 PLACES = [b"Palermo", b"Catania", b"edge", b"nowhere"]
+# No value is a key's real name ("svc:s1"): where a script answers with that of a key it was given,
+# nearcache takes it for the key.
 VALUES = [b"", b"hello", b"world ", b"10", b"-3.5", b"a\r\nb\x00\xff", b"ohmytext", b"mynewtext",
-          b"+OK\r\n", b"svc:s1", b"x" * 70, bytes(range(256))]
+          b"+OK\r\n", b"svc:value", b"x" * 70, bytes(range(256))]
 BIG = [b"y" * 5000, b"z" * 40000]
 EXTREMES = [2**63 - 1, -2**63, 2**31, 10**15]
 BAD = [b"", b"x", b"1.5.2", b"99999999999999999999", b"-1", b"nan", b"0", b" 1", b"1e400"]

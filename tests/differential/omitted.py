@@ -27,6 +27,7 @@ NEVER_SUCCEED = {
     **each("nothing is that slow", "latency|graph"),
     **each("makes the connection a replica's", "psync"),
     **each("ends the server", "shutdown"),
+    **each("nearcache has no debugger for scripts", "script|debug"),
 }
 
 NEVER_FAIL = each("takes any arguments",

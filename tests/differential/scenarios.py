@@ -10,11 +10,11 @@ CONNECTIONS = 3
 # They change the connection itself, or have no single reply: not for a transaction's inside.
 NOT_QUEUED = {"quit", "reset", "hello", "multi", "exec", "discard", "unwatch", "unsubscribe",
               "punsubscribe", "sunsubscribe", "client|reply", "auth", "select", "swapdb",
-              "client|pause", "migrate", "bgsave", "bgrewriteaof", "save", "acl|log", "script|debug"}
+              "client|pause", "migrate", "bgsave", "bgrewriteaof", "save", "acl|log"}
 # Not in a burst: the step that they need. In RESP3 the reply of UNSUBSCRIBE is a push; in a pipeline
-# SCRIPT DEBUG is refused, and Redis 8.0 and Valkey 8.1 forget to answer a wrong password.
+# Redis 8.0 and Valkey 8.1 forget to answer a wrong password.
 ALONE = {"quit": "last", "unsubscribe": "marked", "punsubscribe": "marked", "sunsubscribe": "marked",
-         "script|debug": "burst", "auth": "burst", "hello": "burst"}
+         "auth": "burst", "hello": "burst"}
 
 
 def K(name):
@@ -465,6 +465,7 @@ def scripts(maker):
         words("EVALSHA", SHAS[0], -1, K("s1")), words("EVAL", SCRIPTS[0], 1, K("s2"), "value"),
         words("EVAL", "return redis.call('get', KEYS[2])", 2, K("s1"), K("s2")),
         words("EVAL", "return redis.call('incr', KEYS[1])", 1, K("l1")),
+        words("EVAL", "return KEYS", 2, K("s1"), K("none")), words("EVAL", "return KEYS[1]", 1, K("")),
         words("EVAL", "return redis.call('nosuch')", 0), words("EVAL", "error('own')", 0),
         words("EVAL", "return redis.sha1hex(ARGV[1])", 0, "x"),
         words("EVAL", "return cjson.encode({a=1})", 0), words("EVAL", "return", "x"),

@@ -1,24 +1,32 @@
 /* test_coherence.c - each rule of DESIGN section 5, with time as an argument. */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "coherence.h"
 
-enum { TTL = 1000, LEASE = 300 };
+enum { TTL = 1000, NEGATIVE_TTL = 100, LEASE = 300, MAX_VALUE = 1000 };
 
 static struct metrics metrics;
 static struct l1 *l1;
 static struct coherence *c;
+
+static void set_ttls(uint64_t ttl, uint64_t negative_ttl)
+{
+    coherence_set_options(
+        c, &(struct coherence_options){
+               .ttl = ttl, .negative_ttl = negative_ttl, .lease = LEASE, .max_value = MAX_VALUE});
+}
 
 static void setup(void)
 {
     memset(&metrics, 0, sizeof metrics);
     l1 = l1_new(&(struct l1_config){.max_memory = 1 << 20, .seed = 7});
     ck_assert_ptr_nonnull(l1);
-    c = coherence_new(l1, &metrics,
-                      &(struct coherence_options){.ttl = TTL, .lease = LEASE, .max_value = 1000});
+    c = coherence_new(l1, &metrics, &(struct coherence_options){0});
     ck_assert_ptr_nonnull(c);
+    set_ttls(TTL, NEGATIVE_TTL);
     coherence_link_up(c, 0);
 }
 
@@ -70,6 +78,32 @@ static void fill(const char *key, uint64_t now)
     end(f, "$1\r\nx\r\n", ":-1\r\n", now);
 }
 
+static void fill_as(const char *key, enum fill_kind kind, const char *reply, const char *pttl,
+                    uint64_t now)
+{
+    struct l1_view v = view(key);
+    struct fill *f = coherence_begin_fill(c, &v, kind, 2, now);
+    ck_assert_ptr_nonnull(f);
+    end(f, reply, pttl, now);
+}
+
+/* Is a reply of this kind kept, with that PTTL behind it? Leaves nothing behind. */
+static bool kept_as(enum fill_kind kind, const char *reply, const char *pttl)
+{
+    fill_as("kept", kind, reply, pttl, 0);
+    bool kept = hit("kept", 0);
+    coherence_kill(c, hash("kept"));
+    return kept;
+}
+
+/* Kept up to this time and no longer. */
+static void ck_lives(const char *key, uint64_t until)
+{
+    coherence_renew(c, until);
+    ck_assert_msg(hit(key, until - 1), "%s", key);
+    ck_assert_msg(!hit(key, until), "%s", key);
+}
+
 START_TEST(test_fill_and_hit)
 {
     ck_assert(!hit("k", 0));
@@ -107,8 +141,15 @@ START_TEST(test_what_is_not_stored)
 {
     static const struct {
         const char *reply, *pttl;
-    } table[] = {{"$-1\r\n", ":-2\r\n"},      {"$-1\r\n", ":-1\r\n"},    {"$1\r\nx\r\n", ":-2\r\n"},
-                 {"$1\r\nx\r\n", "-ERR\r\n"}, {"$1\r\nx\r\n", ":0\r\n"}, {"$1\r\nx\r\n", ""}};
+    } table[] = {{"$-1\r\n", ":-1\r\n"},
+                 {"_\r\n", ":5\r\n"},
+                 {"$1\r\nx\r\n", ":-2\r\n"},
+                 {"$1\r\nx\r\n", "-ERR\r\n"},
+                 {"$1\r\nx\r\n", ":0\r\n"},
+                 {"$1\r\nx\r\n", ""},
+                 {"$1\r\nx\r\n", ":-3\r\n"},
+                 {"$-1\r\n", "-ERR\r\n"},
+                 {"$1\r\nx\r\n", ":-9223372036854775808\r\n"}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         end(begin("k", 0), table[i].reply, table[i].pttl, 0);
         ck_assert_msg(!hit("k", 0), "%zu", i);
@@ -218,7 +259,7 @@ START_TEST(test_joining_ends_when_the_reply_begins)
 {
     struct fill *f = begin("k", 0);
     struct l1_view v = view("k");
-    ck_assert_ptr_null(begin("k", 0)); /* one at a time */
+    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
     coherence_fill_value(c, f, "$", 1);
     ck_assert_ptr_null(coherence_join(c, &v, 2));
     end(f, "1\r\nx\r\n", ":-1\r\n", 0);
@@ -232,7 +273,6 @@ START_TEST(test_readers_of_another_protocol_do_not_join)
     struct fill *f = begin("k", 0);
     ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
     ck_assert_ptr_null(coherence_join(c, &v, 3)); /* a nil would be the wrong one for it */
-    ck_assert_ptr_null(coherence_begin_fill(c, &v, FILL_VALUE, 3, 0));
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0)); /* what is stored is the same for both */
     coherence_kill(c, v.hash);
@@ -241,7 +281,290 @@ START_TEST(test_readers_of_another_protocol_do_not_join)
     ck_assert_ptr_null(coherence_join(c, &v, 2));
     ck_assert_ptr_eq(coherence_join(c, &v, 3), f);
     end(f, "_\r\n", ":-2\r\n", 0);
+    ck_assert(hit("k", 0));
+}
+END_TEST
+
+static void ck_stored(const char *key, const char *reply)
+{
+    struct l1_view v = view(key);
+    struct l1_hit h;
+    ck_assert(coherence_lookup(c, &v, 0, &h));
+    ck_assert_uint_eq(h.len, strlen(reply));
+    ck_assert_mem_eq(h.reply, reply, h.len);
+}
+
+/* The second reader may have seen more than the first: what the first brings counts for nothing,
+ * in whatever order the two end. */
+START_TEST(test_a_newer_fill_supersedes_an_older_one)
+{
+    struct l1_view v = view("k");
+    struct fill *old = begin("k", 0), *new = begin("k", 0);
+    ck_assert_ptr_nonnull(new);
+    ck_assert_ptr_eq(coherence_join(c, &v, 2), new);
+    ck_assert_uint_eq(metrics.fills_discarded, 1);
+    end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
     ck_assert(!hit("k", 0));
+    ck_assert_ptr_eq(coherence_join(c, &v, 2), new); /* it did not kill the newer one */
+    end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
+    ck_stored("k", "$3\r\nnew\r\n");
+    coherence_kill(c, v.hash);
+    old = begin("k", 0), new = begin("k", 0);
+    end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
+    end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
+    ck_stored("k", "$3\r\nnew\r\n"); /* nor what it had stored */
+    ck_assert_uint_eq(metrics.fills, 2);
+}
+END_TEST
+
+START_TEST(test_only_the_same_view_is_superseded)
+{
+    struct l1_view plain = view("k"), other = view("k");
+    struct l1_hit h;
+    other.view = "strlen";
+    other.view_len = 6;
+    struct fill *f = coherence_begin_fill(c, &plain, FILL_VALUE, 2, 0);
+    struct fill *g = coherence_begin_fill(c, &other, FILL_ANY, 2, 0);
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
+    end(g, ":1\r\n", ":-1\r\n", 0);
+    ck_assert(coherence_lookup(c, &plain, 0, &h) && coherence_lookup(c, &other, 0, &h));
+    ck_assert_uint_eq(metrics.fills_discarded, 0);
+}
+END_TEST
+
+/* A kill takes the newer fill along; then nothing is left that could be stored. */
+START_TEST(test_a_kill_of_a_superseding_fill)
+{
+    struct fill *old = begin("k", 0), *new = begin("k", 0);
+    coherence_kill(c, hash("k"));
+    end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
+    end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
+    ck_assert(!hit("k", 0));
+    ck_assert_uint_eq(metrics.fills, 0);
+}
+END_TEST
+
+/* --- absent keys --------------------------------------------------------------------------------
+ */
+
+static const char *const ABSENT[] = {"$-1\r\n",
+                                     "_\r\n",
+                                     ":0\r\n",
+                                     "$0\r\n\r\n",
+                                     "+none\r\n",
+                                     "*-1\r\n",
+                                     "*0\r\n",
+                                     "%0\r\n",
+                                     "~0\r\n",
+                                     "*2\r\n$-1\r\n$-1\r\n",
+                                     "*2\r\n:0\r\n:0\r\n",
+                                     "*1\r\n_\r\n",
+                                     "*2\r\n*-1\r\n*-1\r\n"};
+
+START_TEST(test_absent_keys_are_kept)
+{
+    for (size_t i = 0; i < sizeof ABSENT / sizeof *ABSENT; i++) {
+        set_ttls(TTL, NEGATIVE_TTL);
+        ck_assert_msg(kept_as(FILL_ANY, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
+        ck_assert_msg(!kept_as(FILL_PRESENT, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
+        set_ttls(TTL, 0);
+        ck_assert_msg(!kept_as(FILL_ANY, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
+        ck_assert_msg(kept_as(FILL_ANY, ABSENT[i], ":-1\r\n"), "%s", ABSENT[i]);
+    }
+    ck_assert(!kept_as(FILL_VALUE, "$-1\r\n", ":-2\r\n"));
+    set_ttls(TTL, NEGATIVE_TTL);
+    ck_assert(kept_as(FILL_VALUE, "$-1\r\n", ":-2\r\n"));
+    ck_assert(kept_as(FILL_VALUE, "_\r\n", ":-2\r\n"));
+}
+END_TEST
+
+START_TEST(test_the_ttl_of_absent_keys)
+{
+    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 10);
+    ck_lives("k", 10 + NEGATIVE_TTL);
+    fill_as("list", FILL_ANY, "*0\r\n", ":-2\r\n", 10);
+    ck_lives("list", 10 + NEGATIVE_TTL);
+    set_ttls(TTL, 5 * TTL); /* the L1's own TTL is the bound of all */
+    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 200);
+    ck_lives("k", 200 + TTL);
+}
+END_TEST
+
+/* The same words about a key that is there: they live as long as it does. */
+START_TEST(test_empty_replies_of_a_key_that_is_there)
+{
+    fill_as("no field", FILL_ANY, "$-1\r\n", ":-1\r\n", 0);
+    ck_lives("no field", TTL);
+    fill_as("empty range", FILL_PRESENT, "*0\r\n", ":50\r\n", TTL);
+    ck_lives("empty range", TTL + 50);
+    fill_as("empty string", FILL_VALUE, "$0\r\n\r\n", ":-1\r\n", 2000);
+    ck_lives("empty string", 2000 + TTL);
+}
+END_TEST
+
+/* It was there when its value was read, and no more when its PTTL was: that value is over. */
+START_TEST(test_expired_between_value_and_pttl)
+{
+    static const char *const present[] = {"$1\r\nx\r\n",       ":1\r\n",
+                                          ":-1\r\n",           ",1.5\r\n",
+                                          "+string\r\n",       "#f\r\n",
+                                          "*1\r\n$1\r\nx\r\n", "*2\r\n$-1\r\n$1\r\nx\r\n",
+                                          "*1\r\n:1\r\n",      "%1\r\n$0\r\n\r\n$1\r\nx\r\n",
+                                          "$-1\r\nx",          "=4\r\ntxt:\r\n"};
+    for (size_t i = 0; i < sizeof present / sizeof *present; i++) {
+        ck_assert_msg(!kept_as(FILL_ANY, present[i], ":-2\r\n"), "%s", present[i]);
+        ck_assert_msg(!kept_as(FILL_PRESENT, present[i], ":-2\r\n"), "%s", present[i]);
+    }
+    ck_assert(!kept_as(FILL_VALUE, "$1\r\nx\r\n", ":-2\r\n"));
+}
+END_TEST
+
+START_TEST(test_an_empty_string_expired_before_its_pttl)
+{
+    ck_assert(!kept_as(FILL_VALUE, "$0\r\n\r\n", ":-2\r\n")); /* an absent one reads as nil */
+}
+END_TEST
+
+/* MGET reads a list as nil: no GET may be answered so. And a key may have come between the two. */
+START_TEST(test_nil_of_a_key_that_is_there)
+{
+    ck_assert(!kept_as(FILL_VALUE, "$-1\r\n", ":-1\r\n"));
+    ck_assert(!kept_as(FILL_VALUE, "_\r\n", ":5000\r\n"));
+    ck_assert(kept_as(FILL_ANY, "$-1\r\n", ":-1\r\n"));
+    ck_assert(kept_as(FILL_PRESENT, ":-1\r\n", ":5000\r\n"));
+}
+END_TEST
+
+START_TEST(test_absent_keys_are_killed_as_others_are)
+{
+    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 0);
+    ck_assert(hit("k", 0));
+    coherence_kill(c, hash("k"));
+    ck_assert(!hit("k", 0));
+    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 0);
+    ck_assert(coherence_write_begin(c, hash("k")));
+    ck_assert(!hit("k", 0));
+    coherence_write_end(c, hash("k"));
+    struct fill *f = begin("k", 0);
+    coherence_kill(c, hash("k")); /* created meanwhile */
+    end(f, "$-1\r\n", ":-2\r\n", 0);
+    ck_assert(!hit("k", 0));
+}
+END_TEST
+
+/* --- suspects -----------------------------------------------------------------------------------
+ */
+
+static uint64_t entries(void)
+{
+    struct l1_stats stats;
+    l1_get_stats(l1, &stats);
+    return stats.entries;
+}
+
+START_TEST(test_suspects_are_kept_and_not_served)
+{
+    fill("k", 0);
+    struct fill *f = begin("flying", 0);
+    coherence_suspect(c);
+    ck_assert_uint_eq(metrics.epochs, 2);
+    ck_assert_uint_eq(metrics.fills_discarded, 1);
+    ck_assert(coherence_serving(c, 0));
+    ck_assert(!hit("k", 0));
+    ck_assert_uint_eq(entries(), 1);
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0); /* begun before */
+    ck_assert(!hit("flying", 0));
+    fill("new", 0);
+    ck_assert(hit("new", 0));
+    fill("k", 0); /* asked for again */
+    ck_assert(hit("k", 0));
+    ck_assert_uint_eq(entries(), 2);
+}
+END_TEST
+
+START_TEST(test_a_new_epoch_forgets)
+{
+    fill("k", 0);
+    coherence_suspect(c);
+    struct fill *f = begin("flying", 0);
+    coherence_new_epoch(c);
+    ck_assert_uint_eq(entries(), 0);
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
+    ck_assert(!hit("flying", 0) && !hit("k", 0));
+    fill("k", 0);
+    ck_assert(hit("k", 0));
+}
+END_TEST
+
+START_TEST(test_a_lost_link_makes_suspect)
+{
+    fill("k", 0);
+    uint64_t epochs = metrics.epochs;
+    coherence_link_down(c);
+    coherence_link_down(c); /* which is down already */
+    ck_assert_uint_eq(metrics.epochs, epochs + 1);
+    ck_assert_uint_eq(entries(), 1);
+    coherence_link_up(c, 50);
+    ck_assert_uint_eq(entries(), 1);
+    ck_assert(!hit("k", 50));
+    fill("k", 50);
+    ck_assert(hit("k", 50));
+}
+END_TEST
+
+/* --- by prefix ----------------------------------------------------------------------------------
+ */
+
+START_TEST(test_kill_prefix)
+{
+    fill("user:1", 0), fill("user:2", 0), fill("users", 0), fill("user:", 0), fill("", 0);
+    struct fill *f = begin("user:3", 0), *g = begin("other", 0);
+    ck_assert_uint_eq(coherence_kill_prefix(c, "user:", 5), 3);
+    ck_assert(!hit("user:1", 0) && !hit("user:2", 0) && !hit("user:", 0));
+    ck_assert(hit("users", 0) && hit("", 0));
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
+    end(g, "$1\r\nx\r\n", ":-1\r\n", 0);
+    ck_assert(!hit("user:3", 0)); /* it was on its way */
+    ck_assert(hit("other", 0));
+    ck_assert_uint_eq(coherence_kill_prefix(c, "nobody", 6), 0);
+    ck_assert_uint_eq(coherence_kill_prefix(c, "others", 6), 0); /* longer than the key */
+    ck_assert(hit("other", 0));
+}
+END_TEST
+
+START_TEST(test_kill_an_empty_prefix)
+{
+    fill("a", 0), fill("b", 0);
+    struct fill *f = begin("c", 0);
+    uint64_t epochs = metrics.epochs;
+    ck_assert_uint_eq(coherence_kill_prefix(c, "", 0), 2);
+    ck_assert_uint_eq(metrics.epochs, epochs + 1);
+    end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
+    ck_assert(!hit("a", 0) && !hit("b", 0) && !hit("c", 0));
+    ck_assert_uint_eq(entries(), 0);
+}
+END_TEST
+
+/* More than one view of a key, absent keys, suspects, many keys. */
+START_TEST(test_kill_prefix_takes_all_of_it)
+{
+    struct l1_view v = view("p:0");
+    v.view = "db1";
+    v.view_len = 3;
+    char key[32];
+    for (int i = 0; i < 1000; i++) {
+        snprintf(key, sizeof key, "p:%d", i);
+        fill_as(key, FILL_VALUE, i % 2 ? "$-1\r\n" : "$1\r\nx\r\n", i % 2 ? ":-2\r\n" : ":-1\r\n",
+                0);
+        if (i == 500)
+            coherence_suspect(c);
+    }
+    end(coherence_begin_fill(c, &v, FILL_VALUE, 2, 0), "$1\r\nx\r\n", ":-1\r\n", 0);
+    fill("q", 0);
+    ck_assert_uint_eq(entries(), 1002);
+    ck_assert_uint_eq(coherence_kill_prefix(c, "p:", 2), 1001);
+    ck_assert_uint_eq(entries(), 1);
+    ck_assert(hit("q", 0));
 }
 END_TEST
 
@@ -312,6 +635,22 @@ int main(void)
     tcase_add_test(t, test_the_lease);
     tcase_add_test(t, test_the_link_lost_and_back);
     tcase_add_test(t, test_views_are_killed_together);
+    tcase_add_test(t, test_a_newer_fill_supersedes_an_older_one);
+    tcase_add_test(t, test_only_the_same_view_is_superseded);
+    tcase_add_test(t, test_a_kill_of_a_superseding_fill);
+    tcase_add_test(t, test_absent_keys_are_kept);
+    tcase_add_test(t, test_the_ttl_of_absent_keys);
+    tcase_add_test(t, test_empty_replies_of_a_key_that_is_there);
+    tcase_add_test(t, test_expired_between_value_and_pttl);
+    tcase_add_test(t, test_an_empty_string_expired_before_its_pttl);
+    tcase_add_test(t, test_nil_of_a_key_that_is_there);
+    tcase_add_test(t, test_absent_keys_are_killed_as_others_are);
+    tcase_add_test(t, test_suspects_are_kept_and_not_served);
+    tcase_add_test(t, test_a_new_epoch_forgets);
+    tcase_add_test(t, test_a_lost_link_makes_suspect);
+    tcase_add_test(t, test_kill_prefix);
+    tcase_add_test(t, test_kill_an_empty_prefix);
+    tcase_add_test(t, test_kill_prefix_takes_all_of_it);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
