@@ -36,11 +36,11 @@ enum {
     .find = COMMAND_FIND_RANGE, .last = (last_), .step = (step_), .limit = (limit_)
 #define KEYNUM(index_, first_, step_) \
     .find = COMMAND_FIND_KEYNUM, .keynum_index = (index_), .first = (first_), .keystep = (step_)
-#define COMMAND(id_, name_, arity_, flags_, class__, cacheable_, reply_, channels_, walk_, \
+#define COMMAND(id_, name_, arity_, flags_, class__, cacheable_, absent_, reply_, channels_, walk_, \
                 unknown_, ...) \
     [COMMAND_ID_##id_] = {.name = (name_), .arity = (arity_), .flags = (flags_), \
                           .class_ = COMMAND_##class__, .walk = COMMAND_WALK_##walk_, \
-                          .keys_in_reply = RESP_KEYS_##reply_, .cacheable = COMMAND_CACHEABLE_##cacheable_, \
+                          .keys_in_reply = RESP_KEYS_##reply_, .cacheable = COMMAND_CACHEABLE_##cacheable_, .absent = COMMAND_ABSENT_##absent_, \
                           .channels = COMMAND_CHANNELS_##channels_, \
                           .keys_unknown = (unknown_), .id = COMMAND_ID_##id_, __VA_ARGS__},
 /* clang-format on */

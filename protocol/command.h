@@ -67,6 +67,19 @@ enum command_cacheable {
                                */
 };
 
+/* What a cacheable read answers of a key that is not there. */
+enum command_absent {
+    COMMAND_ABSENT_NEVER, /* what could be told from other keys' replies: nothing */
+    COMMAND_ABSENT_VALUE, /* nil, and never nil of a key that GET can read */
+    COMMAND_ABSENT_NIL,
+    COMMAND_ABSENT_ZERO,  /* :0 */
+    COMMAND_ABSENT_EMPTY, /* an empty string */
+    COMMAND_ABSENT_NONE,  /* +none */
+    COMMAND_ABSENT_LIST,  /* an empty array, map or set */
+    COMMAND_ABSENT_NILS,  /* an array of them */
+    COMMAND_ABSENT_ZEROS,
+};
+
 /* Which arguments are names of pub/sub channels. Those of a sub-command begin one later. */
 enum command_channels {
     COMMAND_CHANNELS_NONE,
@@ -85,6 +98,7 @@ struct command {
     uint8_t keys_in_reply; /* enum resp_keys */
     uint8_t channels;      /* enum command_channels */
     uint8_t cacheable;     /* enum command_cacheable */
+    uint8_t absent;        /* enum command_absent */
     bool keys_unknown;     /* a write whose keys can't be listed: EVAL without keys, FCALL ... */
     bool one_key_at_1;     /* fast path: exactly one key, argv[1] */
     bool learned;          /* came from the upstream, not from commands.def */

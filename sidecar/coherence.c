@@ -17,7 +17,7 @@ struct fill {
     bool attached;      /* still the fill of its view: nothing has changed the key */
     bool superseded;    /* by a newer one: the key need not be killed */
     bool begun;         /* reply bytes have come: too late to join */
-    uint8_t kind;       /* enum fill_kind */
+    uint8_t absent;     /* enum command_absent */
     bool keep;
     struct fill *next; /* in its bucket */
     void *waiters;
@@ -305,7 +305,7 @@ static struct fill **place_of(struct coherence *c, struct fill *f)
 }
 
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
-                                  enum fill_kind kind, unsigned resp, uint64_t now)
+                                  enum command_absent absent, unsigned resp, uint64_t now)
 {
     if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash))
         return NULL;
@@ -321,7 +321,7 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
         return NULL;
     *f = (struct fill){.magic = FILL_MAGIC,
                        .parts_owed = 2,
-                       .kind = (uint8_t)kind,
+                       .absent = (uint8_t)absent,
                        .resp = (uint8_t)resp,
                        .attached = true,
                        .hash = view->hash,
@@ -367,34 +367,55 @@ void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, si
     f->value_len += n;
 }
 
-static bool is_empty_element(const char *line, size_t n)
+static bool is_one_of(const char *p, size_t n, const char *const forms[2])
 {
-    static const char *const empty[] = {":0", "$0", "", "$-1", "_", "+none"};
-    if (n > 0 && (*line == '*' || *line == '%' || *line == '~'))
-        return true;
-    for (size_t i = 0; i < sizeof empty / sizeof *empty; i++)
-        if (n == strlen(empty[i]) && memcmp(line, empty[i], n) == 0)
+    for (size_t i = 0; i < 2 && forms[i]; i++)
+        if (n == strlen(forms[i]) && memcmp(p, forms[i], n) == 0)
             return true;
     return false;
 }
 
-/* What a read of a key that is not there answers: nil, 0, none, nothing, or a list of these. Where
- * a key expired between its value and its PTTL the value reads otherwise. */
-static bool says_absent(const char *p, size_t n)
+/* An array of nothing but such elements. */
+static bool is_list_of(const char *p, size_t n, const char *const forms[2])
 {
-    const char *end = p + n;
-    while (p < end) {
-        const char *cr = memchr(p, '\r', (size_t)(end - p));
-        if (!cr || !is_empty_element(p, (size_t)(cr - p)))
+    const char *end = p + n, *lf = *p == '*' ? memchr(p, '\n', n) : NULL;
+    while (lf && (p = lf + 1) < end) {
+        lf = memchr(p, '\n', (size_t)(end - p));
+        if (!lf || !is_one_of(p, (size_t)(lf + 1 - p), forms))
             return false;
-        p = cr + 2;
     }
-    return true;
+    return lf;
 }
 
-static bool is_nil(const struct fill *f)
+/* Exactly what the read answers of a key that is not there; a value that expired just after it was
+ * read differs. */
+static bool says_absent(const struct fill *f)
 {
-    return *f->value == '_' || (*f->value == '$' && f->value[1] == '-');
+    static const char *const nil[] = {"$-1\r\n", "_\r\n"}, *const zero[] = {":0\r\n", NULL},
+                             *const empty[] = {"$0\r\n\r\n", NULL},
+                             *const none[] = {"+none\r\n", NULL};
+    const char *p = f->value;
+    size_t n = f->value_len;
+    switch ((enum command_absent)f->absent) {
+    case COMMAND_ABSENT_NEVER:
+        return false;
+    case COMMAND_ABSENT_VALUE:
+    case COMMAND_ABSENT_NIL:
+        return is_one_of(p, n, nil);
+    case COMMAND_ABSENT_ZERO:
+        return is_one_of(p, n, zero);
+    case COMMAND_ABSENT_EMPTY:
+        return is_one_of(p, n, empty);
+    case COMMAND_ABSENT_NONE:
+        return is_one_of(p, n, none);
+    case COMMAND_ABSENT_LIST:
+        return n == 4 && strchr("*%~", *p) && memcmp(p + 1, "0\r\n", 3) == 0;
+    case COMMAND_ABSENT_NILS:
+        return is_list_of(p, n, nil);
+    case COMMAND_ABSENT_ZEROS:
+        return is_list_of(p, n, zero);
+    }
+    return false;
 }
 
 /* How long the reply may be kept, ms; 0: not at all. */
@@ -403,11 +424,11 @@ static uint64_t life_of(const struct coherence *c, const struct fill *f)
     uint64_t life = c->options.ttl;
     if (!f->keep || f->value_len <= 2 || f->pttl < -2)
         return 0;
-    if (f->pttl == -2 && (f->kind == FILL_PRESENT || !says_absent(f->value, f->value_len)))
+    if (f->pttl == -2 && !says_absent(f))
         return 0;
     if (f->pttl == -2)
         return c->options.negative_ttl < life ? c->options.negative_ttl : life;
-    if (f->kind == FILL_VALUE && is_nil(f)) /* it is there by now, or of another type */
+    if (f->absent == COMMAND_ABSENT_VALUE && says_absent(f)) /* there by now, or of another type */
         return 0;
     return f->pttl >= 0 && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
 }

@@ -12,6 +12,7 @@
 #ifndef NEARCACHE_COHERENCE_H
 #define NEARCACHE_COHERENCE_H
 
+#include "command.h"
 #include "l1.h"
 #include "metrics.h"
 
@@ -66,19 +67,13 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
  * none. */
 struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp);
 
-/* When a reply may be kept. */
-enum fill_kind {
-    FILL_ANY,
-    FILL_PRESENT, /* unless the key is not there */
-    FILL_VALUE,   /* of GET or MGET: a nil counts only if the PTTL says so, too */
-};
-
-/* Begins a fill; `resp` is the version of RESP that its reply comes in, `now` the time at which the
- * request is sent. The caller owes it one coherence_fill_value_end and one coherence_fill_ttl_end.
- * NULL: nothing could be stored (no L1, no link, a write of the key under way) - just forward the
- * read. A fill of the same view that is under way is detached. */
+/* Begins a fill; `absent` tells a reply that says that the key is not there, `resp` is the version
+ * of RESP that its reply comes in, `now` the time at which the request is sent. The caller owes it
+ * one coherence_fill_value_end and one coherence_fill_ttl_end. NULL: nothing could be stored (no
+ * L1, no link, a write of the key under way) - just forward the read. A fill of the same view that
+ * is under way is detached. */
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
-                                  enum fill_kind kind, unsigned resp, uint64_t now);
+                                  enum command_absent absent, unsigned resp, uint64_t now);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */

@@ -171,14 +171,6 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     upstream_sent(uc);
 }
 
-/* BITPOS of a key that is not there may read as that of another, which expired meanwhile. */
-static enum fill_kind kind_of(const struct command *command)
-{
-    return command->id == COMMAND_ID_GET      ? FILL_VALUE
-           : command->id == COMMAND_ID_BITPOS ? FILL_PRESENT
-                                              : FILL_ANY;
-}
-
 void reads_one(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     uint64_t now = loop_now(p->loop);
@@ -204,7 +196,7 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
         return;
     f = NULL;
     if (may_fill(p, uc))
-        f = coherence_begin_fill(p->coherence, &at.view, kind_of(plan->command), c->resp, now);
+        f = coherence_begin_fill(p->coherence, &at.view, plan->command->absent, c->resp, now);
     if (f)
         send_fill(p, c, plan, f, uc);
     else
@@ -322,7 +314,8 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
         if (!m->slots[i].missing)
             continue;
         struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
-        m->slots[i].fill = coherence_begin_fill(p->coherence, &view, FILL_VALUE, c->resp, now);
+        m->slots[i].fill =
+            coherence_begin_fill(p->coherence, &view, COMMAND_ABSENT_VALUE, c->resp, now);
         if (m->slots[i]
                 .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, m->slots[i].fill, "", 0);

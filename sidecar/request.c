@@ -350,9 +350,9 @@ static const char *refusal(struct proxy *p, struct caller *c, const struct reque
         return text + 1;
     }
     if (!command_arity_ok(command, plan->argc) && command->id == COMMAND_ID_EXEC)
-        return c->in_multi ? NULL /* the server ends the transaction with these words */
-                           : "EXECABORT Transaction discarded because of: wrong number of "
-                             "arguments for 'exec' command";
+        return c->session ? NULL /* the server ends the transaction with these words */
+                          : "EXECABORT Transaction discarded because of: wrong number of "
+                            "arguments for 'exec' command";
     if (!command_arity_ok(command, plan->argc)) {
         text[command_arity_error(command, text) - 2] = '\0';
         return text + 1;

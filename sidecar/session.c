@@ -1071,7 +1071,8 @@ enum request_outcome session_run(struct proxy *p, struct caller *c, const struct
         return REQUEST_TAKEN;
     }
     if (is_in_pubsub_mode(c) && !is_subscription(plan->command)) {
-        if (!is_subscribed(c)) /* not confirmed: perhaps it won't be */
+        if (!is_subscribed(c) ||
+            c->session->subscribing) /* which mode it will be is not known yet */
             return REQUEST_LATER;
         forward_run(p, c, plan);
         return REQUEST_TAKEN;

@@ -1,8 +1,8 @@
 /* fuzz_rewrite.c - replies that carry keys, whole and in pieces: the same comes out, it is one
  * reply, and it is what a simple recursive rewriter makes of the whole.
  *
- * The input: a digit for the kind, a byte for how the reply is cut, the prefix up to a blank, the
- * reply. */
+ * The input: a digit for the kind (KINDS), a byte for how the reply is cut, the prefix up to a
+ * blank, the reply. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +19,16 @@ static int64_t number_at(const char *p)
         n = 10 * n + (*p - '0');
     return negative ? -n : n;
 }
+
+static const enum resp_keys KINDS[] = {
+    RESP_KEYS_NONE,    RESP_KEYS_ALL,   RESP_KEYS_FIRST,           RESP_KEYS_SCAN,
+    RESP_KEYS_STREAMS, RESP_KEYS_ERROR, RESP_KEYS_GETKEYSANDFLAGS, RESP_KEYS_NAMED,
+};
+enum { N_KINDS = sizeof KINDS / sizeof *KINDS };
+
+/* Those of RESP_KEYS_NAMED. */
+static const struct resp_slice NAMES[] = {{"a", 1}, {"user:1", 6}, {"", 0}, {"a\r\n", 3}};
+enum { N_NAMES = sizeof NAMES / sizeof *NAMES };
 
 struct input {
     enum resp_keys kind;
@@ -60,7 +70,9 @@ static struct outcome rewritten(const struct input *in, struct pieces *pieces)
 {
     struct outcome o = {.status = RESP_MORE};
     FILE *out = open_memstream(&o.text, &o.size);
-    struct resp_rewriter *rw = resp_rewriter_new(in->kind, in->prefix);
+    struct resp_rewriter *rw = in->kind == RESP_KEYS_NAMED
+                                   ? resp_rewriter_new_named(in->prefix, NAMES, N_NAMES)
+                                   : resp_rewriter_new(in->kind, in->prefix);
     assert(out && rw);
     while (o.used < in->n && o.status == RESP_MORE) {
         size_t used, len = pieces ? next_piece(pieces) : in->n;
@@ -97,6 +109,8 @@ struct place {
 
 static bool is_key(enum resp_keys kind, struct place at, char top_type)
 {
+    if (kind == RESP_KEYS_NAMED)
+        return true;
     if (at.in_attribute)
         return false;
     switch (kind) {
@@ -130,6 +144,15 @@ static const char *line_end(const char *p)
     return p + 2;
 }
 
+/* Any name will do, unless names were given. */
+static bool is_name(enum resp_keys kind, const char *data, size_t n)
+{
+    for (size_t i = 0; kind == RESP_KEYS_NAMED && i < N_NAMES; i++)
+        if (NAMES[i].len == n && memcmp(NAMES[i].data, data, n) == 0)
+            return true;
+    return kind != RESP_KEYS_NAMED;
+}
+
 static void write_bulk(struct reference *r, bool key)
 {
     const struct resp_slice *prefix = &r->in->prefix;
@@ -140,7 +163,8 @@ static void write_bulk(struct reference *r, bool key)
         return;
     }
     size_t skip = 0;
-    if (key && (size_t)n >= prefix->len && memcmp(data, prefix->data, prefix->len) == 0)
+    if (key && (size_t)n >= prefix->len && memcmp(data, prefix->data, prefix->len) == 0 &&
+        is_name(r->in->kind, data + prefix->len, (size_t)n - prefix->len))
         skip = prefix->len;
     fprintf(r->out, "%c%lld\r\n", *r->p, n - (long long)skip);
     r->p = data + skip;
@@ -224,7 +248,7 @@ static bool read_input(struct input *in, const uint8_t *data, size_t n)
     const uint8_t *blank = memchr(data + 2, ' ', n - 2);
     if (!blank)
         return false;
-    in->kind = (enum resp_keys)((unsigned)(data[0] - '0') % (RESP_KEYS_GETKEYSANDFLAGS + 1));
+    in->kind = KINDS[(unsigned char)(data[0] - '0') % N_KINDS];
     in->seed = data[1];
     in->prefix = (struct resp_slice){(const char *)data + 2, (size_t)(blank - data) - 2};
     in->bytes = (const char *)blank + 1;

@@ -681,12 +681,183 @@ START_TEST(each_visits_the_living)
 }
 END_TEST
 
+/* ---- suspects ---- */
+
+static bool suspect_is(const char *key, const char *value)
+{
+    struct l1_view v = view(key);
+    struct l1_hit hit;
+    return l1_lookup_suspect(l1, &v, 0, &hit) && hit.len == strlen(value) &&
+           memcmp(hit.reply, value, hit.len) == 0;
+}
+
+START_TEST(suspects_are_found_as_such_only)
+{
+    put("a", "1");
+    put("b", "2");
+    ck_assert(!suspect_is("a", "1"));
+    struct l1_stats before = stats();
+    l1_suspect_all(l1);
+    struct l1_stats after = stats();
+    ck_assert_mem_eq(&before, &after, sizeof before);
+    ck_assert(inspect("a").suspect && inspect("b").suspect);
+    ck_assert(!is("a", "1") && !is("b", "2"));
+    ck_assert(suspect_is("a", "1") && suspect_is("b", "2"));
+    ck_assert(!suspect_is("c", ""));
+    ck_assert_uint_eq(stats().entries, 2);
+}
+END_TEST
+
+START_TEST(what_comes_later_is_not_suspect)
+{
+    put("a", "1");
+    put("b", "2");
+    l1_suspect_all(l1);
+    put("b", "3"); /* asked for again */
+    put("c", "4");
+    ck_assert(is("b", "3") && is("c", "4") && !is("a", "1"));
+    ck_assert(suspect_is("a", "1") && !suspect_is("b", "3") && !suspect_is("c", "4"));
+    ck_assert(!inspect("b").suspect && !inspect("c").suspect && inspect("a").suspect);
+    l1_suspect_all(l1);
+    ck_assert(suspect_is("a", "1") && suspect_is("b", "3") && suspect_is("c", "4"));
+}
+END_TEST
+
+START_TEST(suspects_can_be_killed_and_cleared_and_expire)
+{
+    struct l1_view v = view("a");
+    struct l1_info info;
+    put("k", "1");
+    put("other", "1");
+    l1_insert(l1, &v, "1", 1, 1000, 0);
+    l1_suspect_all(l1);
+    ck_assert_uint_eq(l1_kill(l1, view("k").hash), 1);
+    ck_assert(!suspect_is("k", "1") && suspect_is("other", "1"));
+    put("k", "2");
+    ck_assert(is("k", "2"));
+    struct l1_hit hit;
+    ck_assert(l1_lookup_suspect(l1, &v, 999, &hit));
+    ck_assert(l1_inspect(l1, &v, 999, &info) && info.suspect && info.time_left_ms == 1);
+    ck_assert(!l1_lookup_suspect(l1, &v, 1000, &hit));
+    ck_assert_uint_eq(stats().expired, 1);
+    ck_assert_uint_eq(stats().entries, 2);
+    l1_clear(l1);
+    ck_assert(!suspect_is("other", "1"));
+    put("other", "2");
+    ck_assert(is("other", "2")); /* at the place of a suspect */
+}
+END_TEST
+
+START_TEST(suspects_of_an_empty_cache)
+{
+    l1_suspect_all(l1);
+    put("a", "1");
+    ck_assert(is("a", "1"));
+    l1_suspect_all(l1);
+    l1_kill(l1, view("a").hash);
+    put("a", "2");
+    put("b", "2");
+    ck_assert(is("a", "2") && is("b", "2"));
+    start(0);
+    l1_suspect_all(l1);
+    ck_assert(!suspect_is("a", "1"));
+}
+END_TEST
+
+struct census {
+    int suspect, sound;
+};
+
+static bool count_one(void *ctx, const struct l1_view *v, uint64_t deadline)
+{
+    struct census *n = ctx;
+    struct l1_info info;
+    (void)deadline;
+    CHECK(l1_inspect(l1, v, 0, &info));
+    bool named_so = v->key_len > 4 && memcmp(v->key, "old-", 4) == 0;
+    CHECK(info.suspect == named_so);
+    n->suspect += info.suspect;
+    n->sound += !info.suspect;
+    return true;
+}
+
+/* Those called "old-..." are suspect and the others are not. */
+static struct census count_all(void)
+{
+    struct census n = {0};
+    l1_each(l1, count_one, &n);
+    return n;
+}
+
+/* From small into main, and main's tail round to its head, for lack of room: wherever they get to,
+ * through several turns of the rings, suspects remain suspect. */
+START_TEST(suspects_stay_suspect_when_they_move)
+{
+    int moved_to_main = 0;
+    scan("old-", 200); /* some in small, the rest moved to main */
+    for (int i = 0; i < 10; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "old-%d", i * 20);
+        for (int hits = 0; hits < 4; hits++)
+            (void)is(key, "");
+    }
+    put("old-promoted", "1");
+    ck_assert(!inspect("old-promoted").in_main);
+    for (int hits = 0; hits < 4; hits++)
+        ck_assert(is("old-promoted", "1"));
+    l1_suspect_all(l1);
+    for (int i = 0; i < 100; i++) {
+        char prefix[16];
+        snprintf(prefix, sizeof prefix, "new%d-", i);
+        scan(prefix, 50);
+        (void)count_all();
+        if (has("old-promoted") && inspect("old-promoted").in_main)
+            moved_to_main++;
+    }
+    ck_assert_int_gt(moved_to_main, 0);
+    ck_assert_int_gt(count_all().sound, 1000);
+}
+END_TEST
+
+/* Holes are squeezed out: what lies between them is copied, be it suspect or not. */
+START_TEST(suspects_stay_suspect_when_squeezed)
+{
+    int met = 0;
+    scan("old-", 1000);
+    l1_suspect_all(l1);
+    for (int i = 0; i < 1000; i++) {
+        char key[32], fresh[32];
+        snprintf(key, sizeof key, "old-%d", i);
+        snprintf(fresh, sizeof fresh, "new-%d", i % 300);
+        if (i % 3)
+            l1_kill(l1, view(key).hash);
+        put_len(fresh, 60);
+        met += count_all().suspect > 0;
+    }
+    ck_assert_int_gt(met, 900);
+    ck_assert_uint_gt(stats().killed, 600);
+    ck_assert_uint_le(stats().holes, MEDIUM / 100 * 12);
+    ck_assert_int_gt(count_all().suspect, 200);
+}
+END_TEST
+
+/* A hit is a hit for the policy, though the caller has to ask anew. */
+START_TEST(suspects_earn_credit)
+{
+    put("a", "1");
+    l1_suspect_all(l1);
+    ck_assert(suspect_is("a", "1"));
+    ck_assert_uint_eq(inspect("a").credit, 8);
+}
+END_TEST
+
 /* ---- against a simple map ---- */
 
 enum { KEYS = 400, VIEWS = 2, STEPS = 6000, VALUE_MAX = 4000 };
 
 struct cell {
     bool there; /* may be in the cache */
+    bool suspect;
     bool seen;
     uint32_t version;
     size_t len;
@@ -738,27 +909,42 @@ static void model_insert(struct model *m, uint32_t k, uint32_t view_no)
     c->deadline = m->now + rnd(m, 3000);
     model_value(value, k, c->version, c->len);
     c->there = l1_insert(l1, &v, value, c->len, c->deadline, m->now);
+    c->suspect = false;
     m->replaced += older;
     CHECK(stats().inserted - before.inserted == c->there);
     CHECK(c->there || c->deadline <= m->now || stats().rejected == before.rejected + 1);
 }
 
-static bool model_lookup(struct model *m, uint32_t k, uint32_t view_no)
+/* Asks for it as a suspect or as a sound one; true if that is what it is. */
+static bool model_lookup(struct model *m, uint32_t k, uint32_t view_no, bool suspect)
 {
     char key[64], value[VALUE_MAX];
     struct cell *c = &m->cell[k][view_no];
     struct l1_view v = model_view(key, k, view_no);
     struct l1_hit hit;
-    if (!l1_lookup(l1, &v, m->now, &hit)) {
-        c->there = false;
+    struct l1_info info;
+    if (!(suspect ? l1_lookup_suspect : l1_lookup)(l1, &v, m->now, &hit)) {
+        bool hidden = c->there && c->suspect != suspect && l1_inspect(l1, &v, m->now, &info);
+        CHECK(!hidden || info.suspect == c->suspect);
+        c->there = hidden;
         return false;
     }
     CHECK(c->there);
+    CHECK(c->suspect == suspect);
     CHECK(m->now < c->deadline);
     CHECK(hit.len == c->len);
     model_value(value, k, c->version, c->len);
     CHECK(memcmp(hit.reply, value, c->len) == 0);
     return true;
+}
+
+static void model_suspect(struct model *m)
+{
+    l1_suspect_all(l1);
+    for (int k = 0; k < KEYS; k++) {
+        for (int i = 0; i < VIEWS; i++)
+            m->cell[k][i].suspect = true;
+    }
 }
 
 static void model_kill(struct model *m, uint32_t k)
@@ -794,6 +980,7 @@ static bool model_visit(void *ctx, const struct l1_view *v, uint64_t deadline)
     CHECK(deadline == c->deadline);
     CHECK(l1_inspect(l1, v, deadline - 1, &info)); /* the index leads to it */
     CHECK(info.reply_len == c->len);
+    CHECK(info.suspect == c->suspect);
     m->live++;
     m->bytes += info.footprint;
     return true;
@@ -819,11 +1006,15 @@ static void model_step(struct model *m)
     uint32_t k = model_key(m), view_no = rnd(m, 4) == 0, what = rnd(m, 1000);
     if (what == 0)
         model_clear(m);
+    else if (what < 4)
+        model_suspect(m);
     else if (what < 80)
         model_kill(m, k);
     else if (what < 120)
         model_insert(m, k, view_no);
-    else if (!model_lookup(m, k, view_no))
+    else if (what < 220)
+        (void)model_lookup(m, k, view_no, true);
+    else if (!model_lookup(m, k, view_no, false))
         model_insert(m, k, view_no);
     m->now += rnd(m, 3);
 }
@@ -883,6 +1074,13 @@ static Suite *suite(void)
     tcase_add_test(t, clear_forgets_everything);
     tcase_add_test(t, stats_are_exact);
     tcase_add_test(t, each_visits_the_living);
+    tcase_add_test(t, suspects_are_found_as_such_only);
+    tcase_add_test(t, what_comes_later_is_not_suspect);
+    tcase_add_test(t, suspects_can_be_killed_and_cleared_and_expire);
+    tcase_add_test(t, suspects_of_an_empty_cache);
+    tcase_add_test(t, suspects_stay_suspect_when_they_move);
+    tcase_add_test(t, suspects_stay_suspect_when_squeezed);
+    tcase_add_test(t, suspects_earn_credit);
     tcase_add_loop_test(t, model, 0, 20);
     Suite *s = suite_create("l1");
     suite_add_tcase(s, t);

@@ -161,7 +161,7 @@ END_TEST
 START_TEST(shortens_errors)
 {
     static const enum resp_keys KINDS[] = {
-        RESP_KEYS_ALL,     RESP_KEYS_EVEN,  RESP_KEYS_FIRST,           RESP_KEYS_SCAN,
+        RESP_KEYS_ALL,     RESP_KEYS_FIRST, RESP_KEYS_SCAN,
         RESP_KEYS_STREAMS, RESP_KEYS_ERROR, RESP_KEYS_GETKEYSANDFLAGS,
     };
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++)
