@@ -304,18 +304,21 @@ static struct fill **place_of(struct coherence *c, struct fill *f)
     return at;
 }
 
+void coherence_detach_fill(struct coherence *c, const struct l1_view *view)
+{
+    struct fill *f = find_fill(c, view);
+    if (!f)
+        return;
+    f->superseded = true;
+    discard(c, place_of(c, f));
+}
+
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   enum command_absent absent, unsigned resp, uint64_t now)
 {
     if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash))
         return NULL;
-    /* This reader may see a newer value than the one under way, and must not be shown that later.
-     */
-    struct fill *older = find_fill(c, view);
-    if (older) {
-        older->superseded = true;
-        discard(c, place_of(c, older));
-    }
+    coherence_detach_fill(c, view);
     struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
     if (!f)
         return NULL;
@@ -436,15 +439,13 @@ static uint64_t life_of(const struct coherence *c, const struct fill *f)
 /* The deadline counts from before the value was asked for: an expired key is never served. */
 static void store(struct coherence *c, struct fill *f, uint64_t now)
 {
-    uint64_t life = life_of(c, f);
-    if (life == 0)
-        return;
     struct l1_view view = {.key = f->names,
                            .key_len = f->key_len,
                            .hash = f->hash,
                            .view = f->names + f->key_len,
                            .view_len = f->view_len};
-    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life, now))
+    /* Without a life it only takes away an older one, which was not served at the time. */
+    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life_of(c, f), now))
         c->metrics->fills++;
     c->stored = true;
 }

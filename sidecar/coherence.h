@@ -74,6 +74,9 @@ struct fill *coherence_join(const struct coherence *c, const struct l1_view *vie
  * is under way is detached. */
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   enum command_absent absent, unsigned resp, uint64_t now);
+/* The view is about to be read without a fill: one that is under way is detached, or what it brings
+ * could be older than what this reader sees. */
+void coherence_detach_fill(struct coherence *c, const struct l1_view *view);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */

@@ -478,6 +478,14 @@ static void become_live(struct link *l)
               link_mode(l), NULL);
 }
 
+/* All that tell of changes were alive then: this link, and what tracks for it. */
+static uint64_t proven(const struct link *l)
+{
+    uint64_t others =
+        link_tracks_fills(l) ? upstream_tracking_proof(l->options.upstream) : UINT64_MAX;
+    return others < l->ping_sent ? others : l->ping_sent;
+}
+
 /* Another nonce, -BUSY or anything else renews nothing. */
 static void pong(struct link *l, const redisReply *nonce)
 {
@@ -488,7 +496,7 @@ static void pong(struct link *l, const redisReply *nonce)
     l->nonce = 0;
     l->answered = loop_now(l->loop);
     if (l->state == LINK_LIVE)
-        coherence_renew(l->coherence, l->ping_sent);
+        coherence_renew(l->coherence, proven(l));
     else if (l->acks_owed == 0)
         become_live(l);
     else

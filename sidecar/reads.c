@@ -195,7 +195,9 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
     if (proxy_refused(p, c, uc))
         return;
     f = NULL;
-    if (may_fill(p, uc))
+    if (!may_fill(p, uc))
+        coherence_detach_fill(p->coherence, &at.view);
+    else
         f = coherence_begin_fill(p->coherence, &at.view, plan->command->absent, c->resp, now);
     if (f)
         send_fill(p, c, plan, f, uc);
@@ -306,19 +308,21 @@ static void mget_emit_hits(struct request *r, struct mget *m)
 }
 
 static void mget_begin_fills(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                             struct mget *m)
+                             struct mget *m, bool fills)
 {
     uint64_t now = loop_now(p->loop);
     for (size_t i = 0; i < m->n; i++) {
         struct resp_slice key = plan->argv[1 + i];
-        if (!m->slots[i].missing)
+        struct slot *s = &m->slots[i];
+        if (!s->missing)
             continue;
         struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
-        m->slots[i].fill =
-            coherence_begin_fill(p->coherence, &view, COMMAND_ABSENT_VALUE, c->resp, now);
-        if (m->slots[i]
-                .fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
-            coherence_fill_value(p->coherence, m->slots[i].fill, "", 0);
+        if (fills)
+            s->fill = coherence_begin_fill(p->coherence, &view, COMMAND_ABSENT_VALUE, c->resp, now);
+        else
+            coherence_detach_fill(p->coherence, &view);
+        if (s->fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
+            coherence_fill_value(p->coherence, s->fill, "", 0);
     }
 }
 
@@ -357,8 +361,7 @@ static void mget_answer(struct caller *c, struct mget *m)
 
 void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    bool serving = coherence_serving(p->coherence, loop_now(p->loop)) && p->config->l1_max_memory;
-    struct mget *m = serving ? mget_new(p, plan->argc - 1) : NULL;
+    struct mget *m = p->config->l1_max_memory ? mget_new(p, plan->argc - 1) : NULL;
     if (!m) {
         p->metrics->misses += plan->argc - 1;
         forward_run(p, c, plan);
@@ -379,8 +382,7 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
         return;
     }
     r->mget = m;
-    if (fills)
-        mget_begin_fills(p, c, plan, m);
+    mget_begin_fills(p, c, plan, m, fills);
     mget_send(p, plan, r, uc);
 }
 

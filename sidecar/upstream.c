@@ -16,10 +16,16 @@ enum {
     IDLE_MAX = 60 * 1000,  /* ms until an unused extra connection is closed */
     HANDSHAKE_REPLIES = 4, /* HELLO, SELECT; where HELLO is not known AUTH, CLIENT SETNAME */
     ERROR_MAX = 256,
+    PROOF_EVERY = 250, /* ms, of connections that track */
 };
 
-/* The tag of replies that are for this module. */
-static const unsigned OUR_OWN = UINT32_MAX;
+/* Tags of replies that are for this module. */
+static const unsigned OUR_TRACKING = UINT32_MAX, OUR_PING = UINT32_MAX - 1;
+
+static bool is_our_own(unsigned tag)
+{
+    return tag >= OUR_PING;
+}
 
 enum upstream_conn_state { UC_IDLE, UC_CONNECTING, UC_HANDSHAKE, UC_READY, UC_BACKOFF };
 
@@ -49,6 +55,9 @@ struct upstream_conn {
     unsigned patience; /* replies owed that may take any time */
     uint64_t tracking; /* asked to tell this connection, .. */
     uint64_t tracks;   /* .. and the server has agreed */
+    bool asking;       /* a question of ours is under way, .. */
+    uint64_t asked;    /* .. since then; what it proves if answered: */
+    uint64_t proof;    /* the connection was alive */
     bool in_push;      /* the frame at hand is out of band */
     bool counted;      /* in n_private */
     bool is_idle;      /* in the list of idle ones */
@@ -153,7 +162,7 @@ static void tell_all_lost(struct upstream_conn *uc)
     uc->owed = (struct owed_ring){0};
     while (lost.n) {
         struct owed o = ring_pop(&lost);
-        if (o.tag != OUR_OWN)
+        if (!is_our_own(o.tag))
             u->callbacks.lost(u->ctx, o.owner, o.tag, uc->error);
     }
     free(lost.v);
@@ -192,6 +201,7 @@ static void stop_tracking(struct upstream_conn *uc)
     struct upstream *u = uc->upstream;
     bool tracked = uc->tracks != 0;
     uc->tracking = uc->tracks = 0;
+    uc->asking = false;
     if (tracked)
         u->callbacks.untracked(u->ctx, NULL);
 }
@@ -290,12 +300,14 @@ static void ask_to_track(struct upstream_conn *uc)
     uint64_t redirect = uc->upstream->redirect;
     snprintf(id, sizeof id, "%llu", (unsigned long long)redirect);
     if (uc->owed.n > 0 && uc->waiting.len > 0) {
-        if (!ring_push_front(&uc->owed, (struct owed){NULL, OUR_OWN}))
+        if (!ring_push_front(&uc->owed, (struct owed){NULL, OUR_TRACKING}))
             return;
-    } else if (!ring_push(&uc->owed, (struct owed){NULL, OUR_OWN})) {
+    } else if (!ring_push(&uc->owed, (struct owed){NULL, OUR_TRACKING})) {
         return;
     }
     uc->tracking = redirect;
+    uc->asking = true;
+    uc->asked = loop_now(uc->upstream->loop);
     wire_command(conn_out(uc->conn),
                  (struct resp_slice[]){wire_text("CLIENT"), wire_text("TRACKING"), wire_text("ON"),
                                        wire_text("REDIRECT"), wire_text(id), wire_text("OPTIN")},
@@ -308,8 +320,10 @@ static void tracking_answered(struct upstream_conn *uc, char type)
 {
     struct upstream *u = uc->upstream;
     if (type != '-') {
-        if (uc->tracking == u->redirect)
+        if (uc->tracking == u->redirect) {
             uc->tracks = uc->tracking;
+            uc->proof = uc->asked;
+        }
         return;
     }
     char why[ERROR_MAX];
@@ -327,6 +341,29 @@ void upstream_track(struct upstream *u, uint64_t redirect)
         if (redirect && uc->state == UC_READY)
             ask_to_track(uc);
     }
+}
+
+uint64_t upstream_tracking_proof(const struct upstream *u)
+{
+    uint64_t proof = UINT64_MAX;
+    for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
+        if (uc->tracks && uc->proof < proof)
+            proof = uc->proof;
+    return proof;
+}
+
+/* A server that has forgotten the connection tells nobody what it tracked. */
+static void ask_for_proof(struct upstream_conn *uc, uint64_t now)
+{
+    if (!uc->tracks || uc->asking || now < uc->asked + PROOF_EVERY ||
+        !ring_push(&uc->owed, (struct owed){NULL, OUR_PING}))
+        return;
+    if (uc->owed.n == 1)
+        uc->progress = now;
+    uc->asking = true;
+    uc->asked = now;
+    wire_command(conn_out(uc->conn), (struct resp_slice[]){wire_text("PING")}, 1);
+    conn_send(uc->conn);
 }
 
 bool upstream_tracks(const struct upstream_conn *uc)
@@ -474,7 +511,7 @@ static void pass_bytes(struct upstream_conn *uc, const char *p, size_t n, bool e
         return;
     }
     struct owed *o = &uc->owed.v[uc->owed.first];
-    if (o->tag == OUR_OWN) {
+    if (is_our_own(o->tag)) {
         handshake_bytes(uc, p, n);
         return;
     }
@@ -486,8 +523,12 @@ static void pop_done(struct upstream_conn *uc, char type)
 {
     struct upstream *u = uc->upstream;
     struct owed o = ring_pop(&uc->owed);
-    if (o.tag == OUR_OWN) {
-        tracking_answered(uc, type);
+    if (is_our_own(o.tag)) {
+        if (o.tag == OUR_TRACKING)
+            tracking_answered(uc, type);
+        else if (type == '+')
+            uc->proof = uc->asked;
+        uc->asking = false;
         uc->line_len = 0;
         return;
     }
@@ -786,6 +827,7 @@ static void fail_late(struct upstream_conn *uc, const char *what, uint64_t ms)
 
 static void tick_ready(struct upstream_conn *uc, uint64_t now)
 {
+    ask_for_proof(uc, now);
     if (uc->held && !uc->is_private && hold_spent(uc, now) >= (uint64_t)HOLD_MAX * HOLD_RATE)
         upstream_release(uc);
     if (uc->owed.n && !uc->held && !uc->patience && now > uc->progress + reply_timeout(uc))

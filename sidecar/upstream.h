@@ -104,6 +104,9 @@ unsigned upstream_lent(const struct upstream *u);
 /* Has all shared connections track what they are asked to (CLIENT TRACKING OPTIN), and tell the
  * connection with this CLIENT ID; 0: nobody any more. */
 void upstream_track(struct upstream *u, uint64_t redirect);
+/* All connections that track were alive at this time (monotonic ms): each is asked every 250 ms.
+ * UINT64_MAX: none tracks. */
+uint64_t upstream_tracking_proof(const struct upstream *u);
 /* The server has agreed. */
 bool upstream_tracks(const struct upstream_conn *uc);
 

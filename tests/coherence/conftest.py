@@ -62,10 +62,11 @@ class Instance:
 
         def hit():
             before = self.stat("hits")
-            self.cached_reply = wire.call(*command)
+            reply.append(wire.call(*command))
             return self.stat("hits") > before
+        reply = []
         wait_until(hit, what=f"a hit of {command}")
-        return self.cached_reply
+        return reply[-1]
 
     def await_invalidations(self, n, before=0):
         wait_until(lambda: self.stat("invalidations") - before >= n, what=f"{n} invalidations")

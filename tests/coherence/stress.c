@@ -45,7 +45,7 @@ enum {
 
 enum kind { VIA_A, VIA_B, DIRECT, KINDS };
 enum type { STRING, HASH, LIST, SET, COUNTER, TYPES };
-enum view { VIEW_VALUE, VIEW_OTHER, VIEW_LENGTH, VIEW_EXISTS, VIEW_MULTI, VIEWS };
+enum view { VIEW_VALUE, VIEW_OTHER, VIEW_LENGTH, VIEW_EXISTS, VIEWS };
 
 /* What a key holds from one write to the next. */
 struct state {
@@ -413,7 +413,6 @@ static void read_string(struct stress *s, struct client *c, struct key *k)
         await(c, SKIP), SEND(c, "MULTI");
         await(c, SKIP), SEND(c, "GET", name);
         struct awaited *a = await(c, READ_IN_EXEC);
-        a->view = VIEW_MULTI;
         add_key(a, k, c);
         SEND(c, "EXEC");
         return;

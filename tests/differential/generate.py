@@ -129,7 +129,8 @@ CARE_WORDS = {b"SCRIPT": {b"FLUSH"}, b"FUNCTION": {b"FLUSH", b"DELETE", b"RESTOR
 FIXED = {"shutdown", "replicaof", "slaveof", "failover", "psync", "replconf", "debug", "spop",
          "client|pause", "client|kill", "client|reply", "client|tracking", "config|set", "lolwut",
          "script|debug", "sort", "sort_ro", "quit", "acl|setuser", "bgsave", "bgrewriteaof",
-         "swapdb", "save", "scan", "sscan", "hscan", "zscan", "migrate", "config|get"}
+         "swapdb", "save", "scan", "sscan", "hscan", "zscan", "migrate", "config|get",
+         "client|unblock"}
 
 
 # --- the grammar -----------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ class Pair:
             for queued_name, reply in zip(queued, normalise.parts(bare)):
                 self.count(queued_name, reply)
         else:
-            same = normalise.same(name, bare, near)
+            same = normalise.same(name, bare, near, self.table.newer)
         if bare == b"+QUEUED\r\n":
             queued.append(name)
         else:
@@ -311,7 +311,7 @@ class Pair:
         self.compared += len(commands)
         if any(isinstance(frame, str) for frame in bare):
             raise Invalid(f"{commands}: bare server: {bare[-1]}")
-        bare, near = normalise.invalidations_last(bare), normalise.invalidations_last(near)
+        bare, near = normalise.pushes_last(bare), normalise.pushes_last(near)
         for n in range(max(len(bare), len(near))):
             if normalise.without_id(bare[n:n + 1]) != normalise.without_id(near[n:n + 1]):
                 raise Difference(f"replies differ from the {n}th on", conn, commands[-1], bare[n:],
@@ -439,12 +439,13 @@ def foreign_names(prefix):
 
 class Table:
     """The commands of a server: `leaves` are those without sub-commands, and all sub-commands; `arity`
-    is the server's, of each."""
+    is the server's, of each; `newer` than Redis 7.0."""
 
     def __init__(self, wire):
         self.children = {}
         self.arity = {}
         self.leaves = set()
+        self.newer = wire.call("INFO", "server").split(b"redis_version:")[1][:4] != b"7.0."
         for row in wire.call("COMMAND"):
             name = row[0].decode().lower()
             subs = {sub[0].decode(): sub[1] for sub in row[9]} if len(row) > 9 else {}

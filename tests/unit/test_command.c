@@ -177,7 +177,7 @@ START_TEST(columns)
         {"client tracking", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ERROR},
         {"client caching", COMMAND_SESSION, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"publish", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
-        {"pubsub channels", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_ALL},
+        {"pubsub channels", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"pubsub numsub", COMMAND_READ, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"monitor", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
         {"reset", COMMAND_LOCAL, COMMAND_CACHEABLE_NO, false, false, RESP_KEYS_NONE},
@@ -201,6 +201,37 @@ START_TEST(columns)
                           c->keys_in_reply == rows[i].reply,
                       "%s", rows[i].name);
     }
+}
+END_TEST
+
+struct names {
+    char text[2048];
+    size_t n;
+};
+
+static void name_cacheable(void *ctx, const struct command *c)
+{
+    struct names *names = ctx;
+    if (c->cacheable)
+        names->n += (size_t)snprintf(names->text + names->n, sizeof names->text - names->n, "%s%s ",
+                                     c->name, c->cacheable == COMMAND_CACHEABLE_FIELDS ? "*" : "");
+    ck_assert_uint_lt(names->n, sizeof names->text);
+}
+
+/* An allow-list: who adds to it says why the reply depends on nothing but the key's value (not on
+ * time, chance, another key or the server's memory), and is announced whenever it changes. */
+START_TEST(what_is_cacheable)
+{
+    struct names names = {.n = 0};
+    command_table_each(table, name_cacheable, &names);
+    ck_assert_str_eq(names.text,
+                     "bitcount bitfield_ro bitpos exists geodist geohash geopos georadius_ro "
+                     "georadiusbymember_ro geosearch get getbit getrange hexists* hget* "
+                     "hgetall* hkeys* hlen* hmget* hstrlen* hvals* lindex llen lpos lrange "
+                     "mget scard sismember smembers smismember strlen substr type xlen "
+                     "xrange xrevrange zcard zcount zlexcount zmscore zrange zrangebylex "
+                     "zrangebyscore zrank zrevrange zrevrangebylex zrevrangebyscore zrevrank "
+                     "zscore ");
 }
 END_TEST
 
@@ -476,6 +507,42 @@ static void learn_key(const char *name, int arity, uint32_t flags)
     c.specs[0] = at(1, 0);
     learn(c);
 }
+
+/* Of modules too, but only where the server agrees that they read one key. */
+START_TEST(known_reads_of_modules)
+{
+    learn_key("JSON.STRLEN", -2, COMMAND_FLAG_READONLY);
+    ck_assert_int_eq(find("json.strlen k")->cacheable, COMMAND_CACHEABLE_YES);
+    learn_key("bf.exists", 3, COMMAND_FLAG_READONLY);
+    ck_assert_int_eq(find("bf.exists k i")->cacheable, COMMAND_CACHEABLE_YES);
+    learn_key("json.mget", -3, COMMAND_FLAG_READONLY);
+    ck_assert_int_eq(find("json.mget k .")->cacheable, COMMAND_CACHEABLE_NO);
+    learn_key("json.get", -2, COMMAND_FLAG_WRITE);
+    ck_assert_int_eq(find("json.get k")->cacheable, COMMAND_CACHEABLE_NO);
+    struct command two_keys = newcomer("json.get", -2, COMMAND_FLAG_READONLY);
+    two_keys.n_specs = 1;
+    two_keys.specs[0] = at(1, -1);
+    learn(two_keys);
+    ck_assert_int_eq(find("json.get a b")->cacheable, COMMAND_CACHEABLE_NO);
+    learn(newcomer("json.get", -2, COMMAND_FLAG_READONLY)); /* no keys told */
+    ck_assert_int_eq(find("json.get k")->cacheable, COMMAND_CACHEABLE_NO);
+}
+END_TEST
+
+START_TEST(knows_that_fields_expire)
+{
+    ck_assert(!command_table_fields_expire(table));
+    learn_key("hpexpir", -6, COMMAND_FLAG_WRITE);
+    ck_assert(!command_table_fields_expire(table));
+    learn_key("HPEXPIRE", -6, COMMAND_FLAG_WRITE);
+    ck_assert(command_table_fields_expire(table));
+    ck_assert_int_eq(find("hget k f")->cacheable, COMMAND_CACHEABLE_FIELDS);
+    learn_key("hget", 3, COMMAND_FLAG_READONLY); /* as the server reports it: our column stays */
+    ck_assert_int_eq(find("hget k f")->cacheable, COMMAND_CACHEABLE_FIELDS);
+    command_table_forget(table);
+    ck_assert(!command_table_fields_expire(table)); /* the upstream may be an older one now */
+}
+END_TEST
 
 START_TEST(learns_a_module_command)
 {
@@ -784,6 +851,7 @@ int main(void)
         finds_nothing_else,
         every_row_is_found_and_makes_sense,
         columns,
+        what_is_cacheable,
         commands_that_name_channels,
         keys_by_specs,
         keys_by_count,
@@ -796,6 +864,8 @@ int main(void)
         unknown_command_texts,
         unknown_command_texts_are_cut,
         arity_texts,
+        known_reads_of_modules,
+        knows_that_fields_expire,
         learns_a_module_command,
         learns_again_in_place,
         class_follows_from_flags,

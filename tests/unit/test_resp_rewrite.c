@@ -153,8 +153,59 @@ START_TEST(sees_through_attributes)
           "*2\r\n:0\r\n|0\r\n*2\r\n|1\r\n+x\r\n*1\r\n:1\r\n$1\r\na\r\n|0\r\n$1\r\nb\r\n");
     check(RESP_KEYS_FIRST, "*2\r\n|1\r\n+x\r\n+y\r\n$5\r\nsvc:a\r\n$5\r\nsvc:b\r\n",
           "*2\r\n|1\r\n+x\r\n+y\r\n$1\r\na\r\n$5\r\nsvc:b\r\n");
+    check(RESP_KEYS_FIRST, "|1\r\n-\r\n-:1\r\n+b\r\n", "|1\r\n-\r\n-:1\r\n+b\r\n");
     check(RESP_KEYS_ERROR, "|1\r\n+x\r\n-svc 'svc:'\r\n-ERR 'svc:a'\r\n",
           "|1\r\n+x\r\n-svc 'svc:'\r\n-ERR 'a'\r\n");
+}
+END_TEST
+
+/* Only these names, wherever they are: what a script returns may be a key or may look like one. */
+static void check_named(const char *in, const char *expected)
+{
+    const struct resp_slice prefix = {"svc:", 4};
+    const struct resp_slice names[] = {{"a", 1}, {"user:1", 6}, {"", 0}, {"a\r\n", 3}, {"a", 1}};
+    struct resp_rewriter *rw = resp_rewriter_new_named(prefix, names, sizeof names / sizeof *names);
+    ck_assert_ptr_nonnull(rw);
+    size_t n = strlen(in);
+    for (size_t cut = 0; cut <= n; cut++)
+        check_cut(rw, in, cut, n, expected);
+    check_cut(rw, in, 1, 1, expected);
+    check_cut(rw, in, 2, 3, expected);
+    resp_rewriter_free(rw);
+}
+
+START_TEST(strips_the_names_given)
+{
+    check_named("$5\r\nsvc:a\r\n", "$1\r\na\r\n");
+    check_named("$10\r\nsvc:user:1\r\n", "$6\r\nuser:1\r\n");
+    check_named("$4\r\nsvc:\r\n", "$0\r\n\r\n");
+    check_named("$7\r\nsvc:a\r\n\r\n", "$3\r\na\r\n\r\n");
+    check_named("*3\r\n:1\r\n*2\r\n$5\r\nsvc:a\r\n*0\r\n$5\r\nsvc:a\r\n",
+                "*3\r\n:1\r\n*2\r\n$1\r\na\r\n*0\r\n$1\r\na\r\n");
+    check_named("%1\r\n$5\r\nsvc:a\r\n~1\r\n$5\r\nsvc:a\r\n", "%1\r\n$1\r\na\r\n~1\r\n$1\r\na\r\n");
+    check_named("*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n$5\r\nsvc:a\r\n",
+                "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n$1\r\na\r\n");
+    check_named("-ERR no such key 'svc:k'\r\n", "-ERR no such key 'k'\r\n");
+}
+END_TEST
+
+START_TEST(strips_no_other_names)
+{
+    static const char *const table[] = {
+        "$5\r\nsvc:b\r\n",
+        "$10\r\nsvc:user:2\r\n",
+        "$10\r\nsvd:user:1\r\n",
+        "$6\r\nsvc:aa\r\n",
+        "$1\r\na\r\n",
+        "$0\r\n\r\n",
+        "$-1\r\n",
+        "_\r\n",
+        "*2\r\n+svc:a\r\n-ERR 'svc:a'\r\n",
+        "=9\r\ntxt:svc:a\r\n",
+        "*2\r\n$9\r\nsvc:svc:a\r\n:1\r\n",
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        check_named(table[i], table[i]);
 }
 END_TEST
 
@@ -253,6 +304,8 @@ int main(void)
         strips_streams,
         strips_keys_and_flags,
         sees_through_attributes,
+        strips_the_names_given,
+        strips_no_other_names,
         shortens_errors,
         a_prefix_may_look_like_its_beginning,
         line_ends_are_safe_from_the_prefix,
