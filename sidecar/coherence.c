@@ -108,7 +108,7 @@ static void discard(struct coherence *c, struct fill **at)
     c->metrics->fills_discarded++;
 }
 
-void coherence_kill(struct coherence *c, uint64_t hash)
+static void detach(struct coherence *c, uint64_t hash)
 {
     struct fill **at = &c->fills[bucket(hash)];
     while (*at) {
@@ -117,6 +117,11 @@ void coherence_kill(struct coherence *c, uint64_t hash)
         else
             at = &(*at)->next;
     }
+}
+
+void coherence_kill(struct coherence *c, uint64_t hash)
+{
+    detach(c, hash);
     (void)l1_kill(c->l1, hash);
 }
 
@@ -186,7 +191,11 @@ size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len
 
 void coherence_kill_key(struct coherence *c, const char *key, size_t len)
 {
-    coherence_kill(c, l1_hash(c->l1, key, len));
+    uint64_t hash = l1_hash(c->l1, key, len);
+    if (RULE_IN_FORCE(RULE_MESSAGE_DETACHES))
+        detach(c, hash);
+    if (RULE_IN_FORCE(RULE_MESSAGE_KILLS))
+        (void)l1_kill(c->l1, hash);
 }
 
 static void discard_all(struct coherence *c)
@@ -216,7 +225,8 @@ void coherence_suspect(struct coherence *c)
 
 void coherence_link_up(struct coherence *c, uint64_t proven)
 {
-    coherence_suspect(c);
+    if (RULE_IN_FORCE(RULE_SUSPECT_AT_LIVE))
+        coherence_suspect(c);
     c->up = true;
     c->proven = proven;
 }
@@ -226,7 +236,8 @@ void coherence_link_down(struct coherence *c)
     if (!c->up)
         return;
     c->up = false;
-    coherence_suspect(c);
+    if (RULE_IN_FORCE(RULE_SUSPECT_AT_LOSS))
+        coherence_suspect(c);
 }
 
 void coherence_renew(struct coherence *c, uint64_t proven)
@@ -242,7 +253,7 @@ uint64_t coherence_lease_age(const struct coherence *c, uint64_t now)
 
 bool coherence_serving(const struct coherence *c, uint64_t now)
 {
-    return c->up && coherence_lease_age(c, now) <= c->options.lease;
+    return c->up && (!RULE_IN_FORCE(RULE_LEASE) || coherence_lease_age(c, now) <= c->options.lease);
 }
 
 /* --- reads --------------------------------------------------------------------------------------
@@ -509,7 +520,8 @@ bool coherence_write_begin(struct coherence *c, uint64_t hash)
         c->writes[bucket(hash)] = p;
     }
     p->count++;
-    coherence_kill(c, hash);
+    if (RULE_IN_FORCE(RULE_KILL_AT_SEND))
+        coherence_kill(c, hash);
     return true;
 }
 
@@ -524,18 +536,21 @@ void coherence_write_end(struct coherence *c, uint64_t hash)
         *at = p->next;
         free(p);
     }
-    coherence_kill(c, hash);
+    if (RULE_IN_FORCE(RULE_KILL_AT_REPLY))
+        coherence_kill(c, hash);
 }
 
 void coherence_write_all_begin(struct coherence *c)
 {
     c->all_pending++;
-    coherence_new_epoch(c);
+    if (RULE_IN_FORCE(RULE_EPOCH_AT_SEND))
+        coherence_new_epoch(c);
 }
 
 void coherence_write_all_end(struct coherence *c)
 {
     assert(c->all_pending > 0);
     c->all_pending--;
-    coherence_new_epoch(c);
+    if (RULE_IN_FORCE(RULE_EPOCH_AT_REPLY))
+        coherence_new_epoch(c);
 }

@@ -16,6 +16,39 @@
 #include "l1.h"
 #include "metrics.h"
 
+/* The rules, each of which a build for tests leaves out to see the tests fail (tests/coherence/rules):
+ * `break_rules` of meson has a bit for each. */
+enum coherence_rule {
+    RULE_LEASE,            /* no hit without a proof that is young enough */
+    RULE_PROOF_FROM_SEND,  /* which is as old as its question */
+    RULE_BUSY_IS_NO_PROOF, /* and not just any answer */
+    RULE_DEADLINE_FROM_SEND,
+    RULE_PTTL,
+    RULE_PENDING,      /* no fill while a write of the key is under way */
+    RULE_KILL_AT_SEND, /* of a write */
+    RULE_KILL_AT_REPLY,
+    RULE_EPOCH_AT_SEND, /* of a write of unknown keys */
+    RULE_EPOCH_AT_REPLY,
+    RULE_MESSAGE_KILLS, /* what is stored */
+    RULE_MESSAGE_DETACHES, /* what is under way */
+    RULE_NIL_MESSAGE,
+    RULE_FORGED_MESSAGE,
+    RULE_SUSPECT_AT_LOSS, /* of the link */
+    RULE_SUSPECT_AT_LIVE,
+    RULE_FILL_WHILE_LIVE,
+    RULE_SUPERSEDE,    /* a read never goes behind what an earlier one has shown */
+    RULE_SESSION_READ, /* nor behind what a private connection has */
+    RULE_EXEC,         /* writes what its block writes */
+    RULE_BLOCKING_POP, /* is a write */
+    RULE_OWN_PUBLISH,  /* evicts before its reply */
+    RULE_UNTRACKED,    /* a connection that tracked its fills is lost */
+};
+
+#ifndef NEARCACHE_BREAK_RULES
+#define NEARCACHE_BREAK_RULES 0
+#endif
+#define RULE_IN_FORCE(rule) (((NEARCACHE_BREAK_RULES) >> (rule) & 1) == 0)
+
 struct coherence;
 struct fill; /* a fill token: one reply on its way into the L1 */
 
