@@ -111,7 +111,8 @@ struct chain *caller_reply(struct caller *c)
 
 void caller_replied(struct caller *c)
 {
-    chain_clear(&c->discard);
+    if (c->discard.len)
+        chain_clear(&c->discard);
     if (c->capture)
         return;
     if (c->tail)

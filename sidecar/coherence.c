@@ -318,16 +318,25 @@ static struct fill **place_of(struct coherence *c, struct fill *f)
 void coherence_detach_fill(struct coherence *c, const struct l1_view *view)
 {
     struct fill *f = find_fill(c, view);
-    if (!f)
+    if (!f || !RULE_IN_FORCE(RULE_SUPERSEDE))
         return;
     f->superseded = true;
     discard(c, place_of(c, f));
 }
 
+static bool may_fill(const struct coherence *c, uint64_t hash)
+{
+    if (!c->up && RULE_IN_FORCE(RULE_FILL_WHILE_LIVE))
+        return false;
+    if ((c->all_pending || find_pending(c, hash)) && RULE_IN_FORCE(RULE_PENDING))
+        return false;
+    return c->enabled;
+}
+
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   enum command_absent absent, unsigned resp, uint64_t now)
 {
-    if (!c->enabled || !c->up || c->all_pending || find_pending(c, view->hash))
+    if (!may_fill(c, view->hash))
         return NULL;
     coherence_detach_fill(c, view);
     struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
@@ -444,7 +453,8 @@ static uint64_t life_of(const struct coherence *c, const struct fill *f)
         return c->options.negative_ttl < life ? c->options.negative_ttl : life;
     if (f->absent == COMMAND_ABSENT_VALUE && says_absent(f)) /* there by now, or of another type */
         return 0;
-    return f->pttl >= 0 && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
+    bool expires = f->pttl >= 0 && RULE_IN_FORCE(RULE_PTTL);
+    return expires && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
 }
 
 /* The deadline counts from before the value was asked for: an expired key is never served. */
@@ -456,7 +466,8 @@ static void store(struct coherence *c, struct fill *f, uint64_t now)
                            .view = f->names + f->key_len,
                            .view_len = f->view_len};
     /* Without a life it only takes away an older one, which was not served at the time. */
-    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life_of(c, f), now))
+    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now;
+    if (l1_insert(c->l1, &view, f->value, f->value_len, from + life_of(c, f), now))
         c->metrics->fills++;
     c->stored = true;
 }

@@ -16,8 +16,8 @@
 #include "l1.h"
 #include "metrics.h"
 
-/* The rules, each of which a build for tests leaves out to see the tests fail (tests/coherence/rules):
- * `break_rules` of meson has a bit for each. */
+/* The rules, each of which a build for tests leaves out to see the tests fail
+ * (tests/coherence/rules): `break_rules` of meson has a bit for each. */
 enum coherence_rule {
     RULE_LEASE,            /* no hit without a proof that is young enough */
     RULE_PROOF_FROM_SEND,  /* which is as old as its question */
@@ -29,7 +29,7 @@ enum coherence_rule {
     RULE_KILL_AT_REPLY,
     RULE_EPOCH_AT_SEND, /* of a write of unknown keys */
     RULE_EPOCH_AT_REPLY,
-    RULE_MESSAGE_KILLS, /* what is stored */
+    RULE_MESSAGE_KILLS,    /* what is stored */
     RULE_MESSAGE_DETACHES, /* what is under way */
     RULE_NIL_MESSAGE,
     RULE_FORGED_MESSAGE,
@@ -47,7 +47,7 @@ enum coherence_rule {
 #ifndef NEARCACHE_BREAK_RULES
 #define NEARCACHE_BREAK_RULES 0
 #endif
-#define RULE_IN_FORCE(rule) (((NEARCACHE_BREAK_RULES) >> (rule) & 1) == 0)
+#define RULE_IN_FORCE(rule) ((NEARCACHE_BREAK_RULES & 1 << (rule)) == 0)
 
 struct coherence;
 struct fill; /* a fill token: one reply on its way into the L1 */

@@ -171,10 +171,12 @@ bool writes_add(struct proxy *p, const struct caller *c, struct writes *w,
 {
     const struct command *command = plan->command;
     if (!may_write(command) && command->id != COMMAND_ID_PUBLISH)
-        return !c->lane || add_read_keys(p, w, plan);
+        return !c->lane || !RULE_IN_FORCE(RULE_SESSION_READ) || add_read_keys(p, w, plan);
     w->written = true;
     if (command->id == COMMAND_ID_PUBLISH)
-        return add_published(p, w, plan);
+        return !RULE_IN_FORCE(RULE_OWN_PUBLISH) || add_published(p, w, plan);
+    if (command->flags & COMMAND_FLAG_BLOCKING && !RULE_IN_FORCE(RULE_BLOCKING_POP))
+        return true;
     if (!may_write_anything(command, &p->keys))
         return add_keys(p, w, plan);
     w->all = true;

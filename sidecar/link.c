@@ -424,8 +424,10 @@ static struct resp_slice slice_of(const redisReply *r)
 /* Only an array of keys or nil comes from the server; a bulk string is somebody's PUBLISH. */
 static void tracking_message(struct link *l, const redisReply *r)
 {
-    if (r->type == REDIS_REPLY_NIL) {
-        coherence_new_epoch(l->coherence);
+    bool fooled = r->type == REDIS_REPLY_STRING && !RULE_IN_FORCE(RULE_FORGED_MESSAGE);
+    if (r->type == REDIS_REPLY_NIL || fooled) {
+        if (RULE_IN_FORCE(RULE_NIL_MESSAGE))
+            coherence_new_epoch(l->coherence);
         return;
     }
     if (r->type != REDIS_REPLY_ARRAY) {
@@ -496,7 +498,8 @@ static void pong(struct link *l, const redisReply *nonce)
     l->nonce = 0;
     l->answered = loop_now(l->loop);
     if (l->state == LINK_LIVE)
-        coherence_renew(l->coherence, proven(l));
+        coherence_renew(l->coherence,
+                        RULE_IN_FORCE(RULE_PROOF_FROM_SEND) ? proven(l) : l->answered);
     else if (l->acks_owed == 0)
         become_live(l);
     else
@@ -511,6 +514,8 @@ static void subscriber_reply(struct link *l, const redisReply *r)
             fail(l, r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply");
         else
             l->nonce = 0;
+        if (!RULE_IN_FORCE(RULE_BUSY_IS_NO_PROOF))
+            coherence_renew(l->coherence, l->ping_sent);
         return;
     }
     if (text_is(r->element[0], "message") && r->elements == 3)
@@ -652,9 +657,9 @@ bool link_tracks_fills(const struct link *l)
 
 void link_untracked(struct link *l, const char *refused)
 {
-    if (!refused)
+    if (!refused && RULE_IN_FORCE(RULE_UNTRACKED))
         coherence_suspect(l->coherence);
-    else if (link_tracks_fills(l) && refuse_tracking(l, refused))
+    else if (refused && link_tracks_fills(l) && refuse_tracking(l, refused))
         fail(l, refused);
 }
 

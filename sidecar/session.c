@@ -566,8 +566,8 @@ static bool note_element(struct proxy *p, const struct caller *c, const struct r
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = w->written = true;
     struct resp_rewriter *rewriter;
-    return writes_add(p, c, w, plan) && forward_rewriter(p, plan, &rewriter) &&
-           transaction_add(t, rewriter);
+    return (!RULE_IN_FORCE(RULE_EXEC) || writes_add(p, c, w, plan)) &&
+           forward_rewriter(p, plan, &rewriter) && transaction_add(t, rewriter);
 }
 
 static void append_unblock(struct proxy *p, struct chain *out, const struct request_plan *plan)

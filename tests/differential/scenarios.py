@@ -561,7 +561,6 @@ def anything(maker):
     """States upon states: what a client may do that nobody would."""
     rng = maker.rng
     steps = maker.prelude(2)
-    in_multi = False
     for _ in range(40):
         command = rng.choice([
             words("WATCH", K("s1")), words("UNWATCH"), words("CLIENT", "TRACKINGINFO"),
@@ -601,6 +600,9 @@ def mixture(maker):
                 [words("XREAD", "BLOCK", 1, "STREAMS", K("x1"), "$")], [words("UNWATCH")],
                 [words("EVAL", SCRIPTS[0], 1, K("s1"), "by script")], [words("EXEC", "x")]])
             # Redis 7.0 puts messages that a transaction causes into the middle of EXEC's reply.
+            # Its tracking table outlives a RESET: keys read before are told of when tracking is on again.
+            if words("CLIENT", "TRACKING", "ON") in some and some[0] in commands:
+                continue
             if not queueing or not any(b"ch1" in argv or b"c*" in argv for argv in some):
                 commands += some
                 queueing = some[-1][0] == b"MULTI" or queueing and some[-1][0] not in (
@@ -608,7 +610,7 @@ def mixture(maker):
         # The PING that ends a step must neither be queued nor be skipped.
         commands += [words("DISCARD"), words("UNSUBSCRIBE", "ch1", "ch2"), words("PUNSUBSCRIBE", "c*"),
                      words("RESET")]
-        steps.append(Step("whole", 0, [maker.hello(), *commands]))
+        steps.append(Step("whole", 20 + n, [maker.hello(), *commands]))
         # Another client, which may be lent what that one was lent, sees nothing of it.
         steps.append(Step("burst", 1, [
             words("UNWATCH"), words("BLPOP", K("q1"), "0.001"), words("EXEC"), words("GET", K("s1")),

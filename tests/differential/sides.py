@@ -4,7 +4,6 @@ A test is a list of Steps, which Pair.play() runs on both sides and compares; a 
 that any part of a test can be played again.
 """
 import collections
-import os
 import socket
 
 import harness

@@ -3,6 +3,8 @@ import os
 import random
 import re
 import signal
+import socket
+import struct
 import time
 
 import pytest
@@ -401,12 +403,15 @@ def test_a_client_that_dies_while_blocked_takes_nothing_with_it(pair, wires):
     [["GET", "k"]], [["SELECT", 0]], [["HELLO", 3]], [["RESET"]], [["KEYS", "*"]], [["DBSIZE"]], [["QUIT"]],
     [["CLIENT", "TRACKINGINFO"]], [["SUBSCRIBE", "c"], ["CLIENT", "ID"]],
 ], ids=lambda commands: " ".join(str(word) for command in commands for word in command))
-def test_a_blocked_client_dies_with_more_to_say(stack, commands):
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_blocked_client_dies_with_more_to_say(stack, commands, reset):
     """Also where what follows has to wait, so that no more is read from it."""
     near = stack("--set", "drain_timeout=100ms")
     wire, stays = near.wire(), near.wire()
     wire.send(encode("BLPOP", "k", 0) + b"".join(encode(*command) for command in commands))
     wait_until(lambda: blocked(near.server) == 1)
+    if reset:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wire.close()
     wait_until(lambda: blocked(near.server) == 0, what="no blocked client")
     assert stays.call("RPUSH", "k", "x") == 1
