@@ -214,7 +214,7 @@ static bool is_aggregate(char type)
 static enum state state_for(const struct resp_rewriter *rw, char type)
 {
     unsigned wanted = wanted_here(rw);
-    if (type == '-' && !rw->inside && rw->in_errors)
+    if (type == '-' && !rw->inside && rw->depth == 0 && rw->in_errors)
         return IN_ERROR;
     if (type == '|' && (wanted != NOTHING || rw->depth == 0))
         return IN_HEADER;
@@ -460,7 +460,7 @@ static void take(struct walk *w)
     switch (w->rw->state) {
     case AT_ELEMENT:
         w->rw->state = state_for(w->rw, *w->p);
-        w->rw->inside |= *w->p != '|';
+        w->rw->inside |= *w->p != '|' || w->rw->kind == RESP_KEYS_NAMED;
         return;
     case IN_HEADER:
         take_header(w);

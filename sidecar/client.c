@@ -190,9 +190,8 @@ static void wait_a_while(struct client *cl)
     if (cl->closed)
         return;
     cl->held = true;
-    conn_pause(cl->caller.conn);
-    if (cl->caller.state.blocking) /* nothing else would tell that nobody waits any more */
-        conn_watch_close(cl->caller.conn);
+    if (!cl->caller.state.blocking) /* else nothing would tell that nobody waits any more */
+        conn_pause(cl->caller.conn);
 }
 
 /* Takes what it can of p[0..n); returns the bytes taken. */
@@ -227,7 +226,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct client *cl = client_of(ctx);
     cl->caller.active = loop_now(cl->proxy->loop);
-    size_t taken = take(cl, p, n);
+    size_t taken = cl->held ? 0 : take(cl, p, n);
     resp_args_reset(&cl->args);
     if (cl->closed)
         return n;

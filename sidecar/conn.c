@@ -38,7 +38,6 @@ struct conn {
     bool offer;      /* untaken bytes are to be offered again */
     struct loop *loop;
     struct event *reading, *writing;
-    struct event *closing; /* conn_watch_close() */
     struct evdns_getaddrinfo_request *resolving;
     evutil_socket_t fd;
     struct input in;
@@ -103,8 +102,6 @@ void conn_close(struct conn *c)
         event_free(c->reading);
     if (c->writing)
         event_free(c->writing);
-    if (c->closing)
-        event_free(c->closing);
     if (c->fd >= 0)
         close(c->fd);
     chain_clear(&c->out);
@@ -233,35 +230,13 @@ void conn_pause(struct conn *c)
 
 static void flush_or_offer(struct loop_job *job);
 
-/* Of a connection that is not read from the end is seen all the same, where epoll is. */
-static void on_closed(evutil_socket_t fd, short what, void *arg)
-{
-    struct conn *c = arg;
-    (void)fd;
-    (void)what;
-    if (c->state != CONN_CLOSED && c->paused)
-        c->callbacks.ended(c->ctx, false, "closed by the peer");
-}
-
-void conn_watch_close(struct conn *c)
-{
-    if (!c->paused || c->state == CONN_CLOSED)
-        return;
-    if (!c->closing)
-        c->closing = event_new(c->loop->base, c->fd, EV_CLOSED, on_closed, c);
-    if (c->closing)
-        event_add(c->closing, NULL);
-}
-
 void conn_resume(struct conn *c)
 {
-    if (!c->paused || c->state == CONN_CLOSED)
+    if (c->state == CONN_CLOSED)
         return;
-    c->paused = false;
-    if (c->closing)
-        event_del(c->closing);
-    if (c->reading && !c->eof)
+    if (c->paused && c->reading && !c->eof)
         event_add(c->reading, NULL);
+    c->paused = false;
     if (c->in.len) {
         c->offer = true;
         loop_soon(c->loop, &c->flush_job, flush_or_offer);

@@ -52,9 +52,7 @@ void conn_flush(struct conn *c);
 
 /* Stops reading; bytes received and not taken are kept. */
 void conn_pause(struct conn *c);
-/* While paused: has the peer's closing told all the same (`ended`, not as eof), at once. */
-void conn_watch_close(struct conn *c);
-/* Reads again; untaken bytes are offered at the end of this turn. */
+/* Reads again, if paused; untaken bytes are offered at the end of this turn. */
 void conn_resume(struct conn *c);
 
 /* Breaks the stream when more than this many bytes are left untaken. 0: no limit. */

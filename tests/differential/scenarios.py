@@ -527,7 +527,8 @@ def monitor(maker):
         command, lines = maker.rng.choice([
             (words("GET", K("s1")), 1), (words("SET", K("s1"), "a\r\n\x00\"x"), 1),
             (words("MGET", K("s1"), K("n1")), 1), (words("EVAL", "return 1", 0), 1),
-            (words("EVAL", "return {KEYS[1], ARGV[1]}", 0, "x"), 1), (words("PING", "x"), 1), (words("SELECT", 2), 1),
+            (words("EVAL", "return {KEYS[1], ARGV[1]}", 0, "x"), 1), (words("PING", "x"), 1),
+            (words("SELECT", 2), 1),
             (words("DBSIZE"), 1), (words("GET", "too", "many"), 0), (words("nosuch"), 0),
             (words("CLIENT", "SETNAME", "x"), 1), (words("BLPOP", K("l1"), 1), 1),
             (words("keys", "*"), 1), (words("auth", "default", "secret"), 1)])
@@ -569,7 +570,8 @@ def anything(maker):
             words("WAIT", 0, 0), words("XREAD", "BLOCK", 10, "STREAMS", K("x1"), "$"),
             words("CLIENT", "SETNAME", "n"), words("CLIENT", "GETNAME"), words("CLIENT", "GETREDIR"),
             words("MULTI"), words("EXEC"), words("DISCARD"), words("EXEC"), words("MULTI"),
-            words("MGET", K("s1"), K("none")), words("DBSIZE"), words("EVAL", SCRIPTS[0], 1, K("s1"), "v")])
+            words("MGET", K("s1"), K("none")), words("DBSIZE"),
+            words("EVAL", SCRIPTS[0], 1, K("s1"), "v")])
         steps.append(Step("burst", 0, [command]))
         if rng.random() < 0.2:
             steps.append(Step("burst", 1, [words("APPEND", K("s1"), "y"), words("RPUSH", K("l1"), "y")]))

@@ -60,7 +60,8 @@ class Server(harness.RedisServer):
 
 # Nothing in these replies may depend on chance or time where a setting can prevent it.
 SETTINGS = ["--enable-debug-command", "yes", "--latency-tracking", "no", "--slowlog-log-slower-than",
-            "-1", "--hz", "500", "--dynamic-hz", "no", "--stop-writes-on-bgsave-error", "no", "--loglevel", "warning"]
+            "-1", "--hz", "500", "--dynamic-hz", "no", "--stop-writes-on-bgsave-error", "no",
+            "--loglevel", "warning"]
 
 
 class Wire(harness.Wire):
@@ -433,7 +434,8 @@ class Pair:
 def foreign_names(prefix):
     """Keys of others, among them such as a careless pattern or comparison would take for ours."""
     return [FOREIGN, b"other:s1", b"s1", b"*", prefix[:-1], prefix[:-1] + b"x", b"x" + prefix + b"s1",
-            prefix[:1] + b"bX:s1", prefix[:1] + b"bX\\:s1", prefix.upper() + b"s1" if prefix.upper() != prefix else b"S1"]
+            prefix[:1] + b"bX:s1", prefix[:1] + b"bX\\:s1",
+            prefix.upper() + b"s1" if prefix.upper() != prefix else b"S1"]
 
 
 class Table:

@@ -487,6 +487,18 @@ def test_waiting_for_a_session_ends_with_a_clear_error(stack):
     assert waiter.call("MULTI") == "OK" and waiter.call("EXEC") == []
 
 
+@pytest.mark.parametrize("commands", [
+    [["WATCH"]], [["MULTI", "x"]], [["BLPOP", "k", "x"]], [["EVAL", "return 1", "abc"]], [["XREAD", "BLOCK"]],
+    [["WAIT", "x", "y"]], [["UNWATCH"]], [["DISCARD"]], [["CLIENT", "CACHING", "YES"]], [["PUNSUBSCRIBE"]],
+    [["CLIENT", "TRACKING", "ON", "NOSUCH"]], [["MULTI"], ["WATCH", "k"], ["EXEC"]],
+    [["SUBSCRIBE", "c"], ["WATCH", "k"], ["UNSUBSCRIBE"]], [["SUBSCRIBE", "c"], ["MULTI"], ["UNSUBSCRIBE"]],
+    [["SUBSCRIBE", "c"], ["CLIENT", "TRACKING", "ON"], ["UNSUBSCRIBE"]],
+], ids=lambda commands: " ".join(str(word) for command in commands for word in command))
+def test_what_was_refused_keeps_no_session(pair, wires, commands):
+    same(wires, *commands)
+    wait_until(lambda: stats(pair[1])["sessions"] == 0)
+
+
 def test_idle_connections_of_another_kind_make_room(stack):
     near = stack("--set", "upstream.sessions=2")
     for db, resp in [(0, 2), (1, 2), (2, 3), (0, 3), (1, 2), (0, 2)] * 3:
