@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #include "identity.h"
+#include "lend.h"
 #include "monitor.h"
 #include "request.h"
-#include "session.h"
 
 enum {
     CLIENT_MAGIC = 0x636c6e74,
@@ -72,7 +72,7 @@ static void client_close(struct client *cl)
     conn_close(cl->caller.conn);
     caller_leave(&cl->caller);
     monitor_stop(cl->proxy, &cl->caller);
-    session_end(cl->proxy, &cl->caller);
+    lend_end(cl->proxy, &cl->caller);
     TAILQ_REMOVE(&cl->proxy->callers, &cl->caller, entry);
     cl->proxy->n_callers--;
     loop_bury(cl->proxy->loop, &cl->grave, destroy);
@@ -240,7 +240,7 @@ static void on_progress(struct caller *c)
     struct client *cl = client_of(c);
     if (cl->closed || leave_if_done(cl))
         return;
-    session_settle(cl->proxy, c);
+    lend_settle(cl->proxy, c);
     if (!cl->held)
         return;
     /* Half empty, not just below the limit: no stop and go. A command that waits for all before it

@@ -366,6 +366,17 @@ static void tune_socket(evutil_socket_t fd)
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
+/* A server that vanished without a word is given up after some ten seconds, also by those who wait
+ * for a reply without a deadline. */
+static void notice_absence(evutil_socket_t fd)
+{
+    int idle = 5, interval = 2, count = 3, unacknowledged = 10 * 1000;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof unacknowledged);
+}
+
 static bool make_events(struct conn *c)
 {
     c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
@@ -425,6 +436,7 @@ static void start_connect(struct conn *c, const struct sockaddr *address, sockle
         return;
     }
     tune_socket(c->fd);
+    notice_absence(c->fd);
     c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
     c->writing = event_new(c->loop->base, c->fd, EV_WRITE, on_connected, c);
     if (!c->reading || !c->writing || event_add(c->writing, NULL) != 0)

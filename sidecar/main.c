@@ -10,10 +10,10 @@
 #include "announce.h"
 #include "client.h"
 #include "dev.h"
+#include "lend.h"
 #include "link.h"
 #include "local.h"
 #include "request.h"
-#include "session.h"
 
 enum { TICK_MS = 50, SIGNALS = 4, DESCRIPTORS_OF_OUR_OWN = 64 };
 
@@ -98,7 +98,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     uint64_t now = loop_now(&a->loop);
     upstream_tick(a->proxy.upstream, now);
     link_tick(a->proxy.link, now);
-    session_tick(&a->proxy, now);
+    lend_tick(&a->proxy, now);
     if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
         greet(a);
     check_drained(a, now);

@@ -9,10 +9,12 @@
 #include "link.h"
 #include "local.h"
 #include "monitor.h"
+#include "multi.h"
 #include "query.h"
 #include "reads.h"
 #include "scoped.h"
 #include "session.h"
+#include "subscription.h"
 #include "wire.h"
 
 /* --- plan and prefetch --------------------------------------------------------------------------
@@ -90,7 +92,7 @@ static void on_bytes(void *ctx, void *owner, unsigned tag, const char *bytes, si
         query_bytes(owner, bytes, n);
         break;
     case REPLY_EXEC:
-        session_exec_bytes(ctx, owner, bytes, n);
+        multi_exec_bytes(ctx, owner, bytes, n);
         break;
     case REPLY_IGNORED:
     case REPLY_SWITCH:
@@ -127,10 +129,10 @@ static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const 
         end_ping(p, owner, error);
         break;
     case REPLY_SUBSCRIBE:
-        session_subscribe_end(p, owner, type, error);
+        subscription_end(p, owner, type, error);
         break;
     case REPLY_EXEC:
-        session_exec_end(p, owner, type, error);
+        multi_exec_end(p, owner, type, error);
         break;
     case REPLY_SWITCH:
         end_switch(p, owner, error);
@@ -163,9 +165,9 @@ const struct upstream_callbacks request_upstream_callbacks = {.bytes = on_bytes,
                                                               .done = on_done,
                                                               .lost = on_lost,
                                                               .untracked = on_untracked,
-                                                              .is_push = session_is_push,
-                                                              .push = session_push,
-                                                              .severed = session_severed};
+                                                              .is_push = subscription_is_push,
+                                                              .push = subscription_push,
+                                                              .severed = lend_severed};
 
 /* --- the dispatcher -----------------------------------------------------------------------------
  */
@@ -277,7 +279,7 @@ static enum request_outcome run_reset(struct proxy *p, struct caller *c)
 {
     if (must_wait(c))
         return REQUEST_LATER;
-    session_end(p, c);
+    lend_end(p, c);
     monitor_stop(p, c);
     identity_reset(p, c);
     caller_answer_text(c, "+RESET\r\n");

@@ -1,4 +1,5 @@
-/* session.h - a private upstream connection lent to a client while its own connection has state.
+/* session.h - commands that need a connection of their own, while their state lasts or until they
+ * are answered.
  *
  *     WATCH, MULTI .. EXEC      until nothing is watched or queued
  *     BLPOP .., scripts, WAIT   until the reply: they may take long, and hold nobody else up
@@ -14,7 +15,7 @@
 #ifndef NEARCACHE_SESSION_H
 #define NEARCACHE_SESSION_H
 
-#include "forward.h"
+#include "lend.h"
 
 /* Does this command, or the state that its client is in, need a session? */
 bool session_takes(struct proxy *p, const struct caller *c, const struct request_plan *plan);
@@ -22,27 +23,7 @@ bool session_takes(struct proxy *p, const struct caller *c, const struct request
 __attribute__((warn_unused_result)) enum request_outcome
 session_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
 
-/* Nothing is owed to the client: gives back a connection that has no state. */
-void session_settle(struct proxy *p, struct caller *c);
-/* RESET, or the client has gone (after caller_leave): all state ends. */
-void session_end(struct proxy *p, struct caller *c);
-/* Clients that wait for a connection. */
-void session_tick(struct proxy *p, uint64_t now);
-
-/* --- what comes up from the upstream ------------------------------------------------------------
- */
-
 /* A command that changes the session is answered; `type` as in resp_framer. */
 void session_effect(struct request *r, char type);
-/* REPLY_SUBSCRIBE: an error, or all confirmations have come as messages. */
-void session_subscribe_end(struct proxy *p, struct request *r, char type, const char *error);
-/* REPLY_EXEC. */
-void session_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n);
-void session_exec_end(struct proxy *p, struct request *r, char type, const char *error);
-
-/* For upstream_callbacks; ctx is the struct proxy. */
-bool session_is_push(void *ctx, void *holder, void *owner, unsigned tag, const char *two);
-void session_push(void *ctx, void *holder, const char *bytes, size_t n, bool end);
-void session_severed(void *ctx, void *holder);
 
 #endif

@@ -1,0 +1,204 @@
+/* lend.c - a private upstream connection lent to a client: opened, waited for, given back. */
+#include "lend.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "transaction.h"
+#include "wire.h"
+
+struct session *lend_session_of(void *holder)
+{
+    struct session *s = holder;
+    assert(s->magic == SESSION_MAGIC);
+    return s;
+}
+
+bool lend_is_subscribed(const struct caller *c)
+{
+    return c->state.channels || c->state.patterns || c->state.shards;
+}
+
+static bool has_state(const struct caller *c)
+{
+    return c->in_multi || c->state.watching || c->state.tracking || lend_is_subscribed(c) ||
+           c->session->subscribing || c->session->pinned;
+}
+
+/* --- waiting for a connection -------------------------------------------------------------------
+ */
+
+void lend_stop_waiting(struct proxy *p, struct caller *c)
+{
+    if (!c->wait_since)
+        return;
+    TAILQ_REMOVE(&p->waiting, c, wait_entry);
+    c->wait_since = 0;
+}
+
+enum request_outcome lend_wait(struct proxy *p, struct caller *c)
+{
+    if (!c->wait_since) {
+        c->wait_since = loop_now(p->loop);
+        TAILQ_INSERT_TAIL(&p->waiting, c, wait_entry);
+    }
+    return REQUEST_LATER;
+}
+
+bool lend_has_waited_enough(const struct proxy *p, const struct caller *c)
+{
+    return c->wait_since && loop_now(p->loop) - c->wait_since >= p->config->upstream_session_wait;
+}
+
+static void wake_first(struct proxy *p)
+{
+    struct caller *c = TAILQ_FIRST(&p->waiting);
+    if (c)
+        c->progress(c);
+}
+
+void lend_tick(struct proxy *p, uint64_t now)
+{
+    struct caller *c, *next;
+    (void)now;
+    for (c = TAILQ_FIRST(&p->waiting); c; c = next) {
+        next = TAILQ_NEXT(c, wait_entry);
+        c->progress(c);
+    }
+}
+
+/* --- lending and giving back --------------------------------------------------------------------
+ */
+
+static bool attach(struct proxy *p, struct caller *c, struct session *s)
+{
+    struct upstream_conn *uc = upstream_lend(p->upstream, c->db, c->resp, s);
+    if (!uc)
+        return false;
+    *s = (struct session){.magic = SESSION_MAGIC, .proxy = p, .caller = c, .uc = uc};
+    c->session = s;
+    c->lane = uc;
+    return true;
+}
+
+/* False: there is none (yet). */
+bool lend_open(struct proxy *p, struct caller *c)
+{
+    struct caller *first = TAILQ_FIRST(&p->waiting);
+    struct session *s = !first || first == c || c->wait_since ? calloc(1, sizeof *s) : NULL;
+    if (s && attach(p, c, s)) {
+        lend_stop_waiting(p, c);
+        return true;
+    }
+    free(s);
+    return false;
+}
+
+/* Its connection is somebody else's, or nobody's, by now. */
+static void forget(struct session *s)
+{
+    struct caller *c = s->caller;
+    c->session = NULL;
+    c->lane = NULL;
+    c->in_multi = false;
+    c->state = (struct caller_state){.blocking = c->state.blocking};
+    transaction_free(s->transaction);
+    free(s->message);
+    s->magic = 0;
+    free(s);
+}
+
+static void give_back(struct session *s)
+{
+    struct proxy *p = s->proxy;
+    struct upstream_conn *uc = s->uc;
+    forget(s);
+    upstream_return(uc);
+    wake_first(p);
+}
+
+static void discard(struct session *s)
+{
+    struct proxy *p = s->proxy;
+    struct upstream_conn *uc = s->uc;
+    forget(s);
+    upstream_discard(uc);
+    wake_first(p);
+}
+
+void lend_settle(struct proxy *p, struct caller *c)
+{
+    (void)p;
+    if (c->session && !c->head && !has_state(c))
+        give_back(c->session);
+}
+
+void lend_end(struct proxy *p, struct caller *c)
+{
+    if (c->wait_since) {
+        lend_stop_waiting(p, c);
+        wake_first(p);
+    }
+    if (!c->session)
+        return;
+    if (has_state(c) || c->state.blocking)
+        discard(c->session);
+    else
+        give_back(c->session);
+}
+
+/* A client whose connection had state is disconnected, as it would be if Redis had gone. */
+void lend_severed(void *ctx, void *holder)
+{
+    struct proxy *p = ctx;
+    struct session *s = lend_session_of(holder);
+    struct caller *c = s->caller;
+    bool leave = has_state(c);
+    forget(s);
+    c->quitting |= leave;
+    c->progress(c);
+    wake_first(p);
+}
+
+/* --- sending ------------------------------------------------------------------------------------
+ */
+
+struct request *lend_send(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, c->lane))
+        return NULL;
+    return forward_send(p, c, plan, c->lane);
+}
+
+void lend_be_patient(struct request *r)
+{
+    r->patient = true;
+    upstream_patience(r->source, 1);
+}
+
+/* --- ids ----------------------------------------------------------------------------------------
+ */
+
+struct caller *lend_find_caller(struct proxy *p, struct resp_slice id)
+{
+    int64_t n;
+    struct caller *c;
+    if (!resp_parse_int(id, &n) || n <= 0)
+        return NULL;
+    TAILQ_FOREACH(c, &p->callers, entry)
+    if (c->id == (uint64_t)n)
+        return c;
+    return NULL;
+}
+
+/* The number at the server of the connection that the client `id` has there; `other`: none. */
+void lend_append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other)
+{
+    struct caller *c = lend_find_caller(p, id);
+    uint64_t theirs = c && c->lane ? upstream_client_id(c->lane) : other;
+    char number[24];
+    int64_t n;
+    snprintf(number, sizeof number, "%llu", (unsigned long long)theirs);
+    wire_bulk(out, resp_parse_int(id, &n) ? wire_text(number) : id);
+}
