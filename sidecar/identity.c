@@ -6,6 +6,8 @@
 
 #include "link.h"
 #include "monitor.h"
+#include "query.h"
+#include "resp_read.h"
 #include "wire.h"
 
 #define WRONG_PASSWORD "WRONGPASS invalid username-password pair or user is disabled."
@@ -107,9 +109,9 @@ static void pair(struct chain *out, const char *name, const char *value)
     wire_bulk(out, wire_text(value));
 }
 
-static void answer_hello(struct proxy *p, struct caller *c)
+/* What is known without asking. */
+static void write_hello(const struct proxy *p, const struct caller *c, struct chain *out)
 {
-    struct chain *out = caller_reply(c);
     caller_map_header(c, out, 7);
     pair(out, "server", "redis");
     pair(out, "version", link_server_version(p->link));
@@ -121,7 +123,53 @@ static void answer_hello(struct proxy *p, struct caller *c)
     pair(out, "role", "master");
     wire_bulk(out, wire_text("modules"));
     wire_header(out, '*', 0);
-    caller_replied(c);
+}
+
+struct hello {
+    struct query query; /* first */
+    struct proxy *proxy;
+    struct request *request;
+};
+
+/* The server's own words with our number for the client. False: they are not understood. */
+static bool write_theirs(const struct caller *c, const char *reply, size_t n, struct chain *out)
+{
+    static const char mark[] = "$2\r\nid\r\n";
+    const char *at = n ? memmem(reply, n, mark, sizeof mark - 1) : NULL;
+    struct resp_reader rest = {at ? at + sizeof mark - 1 : NULL, reply + n};
+    int64_t id;
+    if (!at || *reply == '-' || !resp_read_integer(&rest, &id))
+        return false;
+    chain_append(out, reply, (size_t)(at - reply) + sizeof mark - 1);
+    wire_integer(out, (int64_t)c->id);
+    chain_append(out, rest.p, (size_t)(rest.end - rest.p));
+    return true;
+}
+
+static void hello_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct hello *hello = (struct hello *)q;
+    struct request *r = hello->request;
+    if (r->caller && (error || !write_theirs(r->caller, reply, n, &r->after)))
+        write_hello(hello->proxy, r->caller, &r->after);
+    free(hello);
+    request_done(r);
+}
+
+/* The server tells what it is (its name, role, modules); without one the proxy does. */
+static void answer_hello(struct proxy *p, struct caller *c)
+{
+    struct hello *hello = c->capture ? NULL : calloc(1, sizeof *hello);
+    struct request *r = hello ? request_new(c) : NULL;
+    if (!r) {
+        free(hello);
+        write_hello(p, c, caller_reply(c));
+        caller_replied(c);
+        return;
+    }
+    *hello = (struct hello){.query.done = hello_done, .proxy = p, .request = r};
+    query_send(&hello->query, upstream_get(p->upstream, c->db, c->resp, proxy_slot(c)),
+               (struct resp_slice[]){wire_text("HELLO")}, 1);
 }
 
 static void refuse_option(struct caller *c, struct resp_slice option)

@@ -375,10 +375,6 @@ void local_run(struct proxy *p, struct caller *c, const struct command *command,
     case COMMAND_ID_SLOWLOG_GET:
         filtered_slowlog_get(p, c, command, argv, argc);
         break;
-    case COMMAND_ID_READONLY:
-    case COMMAND_ID_READWRITE: /* redis-cli 8 asks before --bigkeys, and goes on */
-        caller_answer_error(c, "ERR This instance has cluster support disabled");
-        break;
     case COMMAND_ID_NEARCACHE_HELP:
         run_nearcache_help(c);
         break;

@@ -109,6 +109,42 @@ def test_a_client_in_resp3_never_goes_back_in_time(world):
     assert new.call("GET", "k") == b"new"
 
 
+def test_a_superseded_flight_on_a_slower_connection(world):
+    """It was begun first and is answered last: what its reader saw must not be undone."""
+    w = world("--set", "upstream.connections=2")
+    w.direct.set("demo:k", "old")
+    slow = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, second = w.wire(), w.wire()
+    first.command("GET", "k")
+    slow.wait()
+    assert second.call("MGET", "k") == [b"old"]
+    w.fault.link.replies.hold()
+    w.direct.set("demo:k", "new")
+    slow.release()
+    assert first.reply() == b"new"
+    assert first.call("GET", "k") == b"new"
+
+
+def test_a_read_that_began_no_flight_on_a_slower_connection(world):
+    """Because of a write of the key, which ends before the read does."""
+    w = world("--set", "upstream.connections=2")
+    slow_write = w.fault.data.requests.hold(request("SET"))
+    slow_read = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, second = w.wire(), w.wire()
+    second.command("SET", "k", "old")
+    slow_write.wait()
+    first.command("GET", "k")
+    slow_read.wait()
+    slow_write.release()
+    assert second.reply() == "OK"
+    assert second.call("GET", "k") == b"old"
+    w.fault.link.replies.hold()
+    w.direct.set("demo:k", "new")
+    slow_read.release()
+    assert first.reply() == b"new"
+    assert first.call("GET", "k") == b"new"
+
+
 @pytest.mark.parametrize("how", ["MULTI", "EVAL_RO", "WATCH"])
 def test_what_a_session_has_shown_is_not_undone(world, how):
     """A client's private connection reads from Redis; afterwards the L1 must not be behind it."""

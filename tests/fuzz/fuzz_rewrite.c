@@ -209,6 +209,8 @@ static void write_aggregate(struct reference *r, struct place at, char top_type)
 
 static void write_element(struct reference *r, struct place at, char top_type)
 {
+    /* Where names are looked for at any depth, what is behind an attribute counts as inside. */
+    bool inside = at.depth > 0 || (*r->p == '|' && r->in->kind == RESP_KEYS_NAMED);
     while (*r->p == '|')
         write_aggregate(r, at, top_type);
     char type = *r->p;
@@ -220,7 +222,7 @@ static void write_element(struct reference *r, struct place at, char top_type)
         write_bulk(r, is_key(r->in->kind, at, top_type));
     else if (strchr("!=", type))
         write_bulk(r, false);
-    else if (type == '-' && at.depth == 0 && r->in->kind != RESP_KEYS_NONE)
+    else if (type == '-' && !inside && r->in->kind != RESP_KEYS_NONE)
         write_error(r);
     else
         copy(r, line_end(r->p));
