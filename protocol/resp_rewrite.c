@@ -460,7 +460,7 @@ static void take(struct walk *w)
     switch (w->rw->state) {
     case AT_ELEMENT:
         w->rw->state = state_for(w->rw, *w->p);
-        w->rw->inside |= *w->p != '|' || w->rw->kind == RESP_KEYS_NAMED;
+        w->rw->inside |= (*w->p != '|' && w->rw->depth == 0) || w->rw->kind == RESP_KEYS_NAMED;
         return;
     case IN_HEADER:
         take_header(w);

@@ -21,6 +21,7 @@ struct fill {
     bool keep;
     struct fill *next; /* in its bucket */
     void *waiters;
+    const void *path; /* compared only */
     uint64_t hash, sent;
     uint8_t ttl_len;
     char ttl[28]; /* the reply to PTTL: ":<ms>\r\n" */
@@ -315,13 +316,19 @@ static struct fill **place_of(struct coherence *c, struct fill *f)
     return at;
 }
 
-void coherence_detach_fill(struct coherence *c, const struct l1_view *view)
+/* On one path the newer fill is answered later, and takes care of the key. */
+void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path)
 {
     struct fill *f = find_fill(c, view);
     if (!f || !RULE_IN_FORCE(RULE_SUPERSEDE))
         return;
-    f->superseded = true;
+    f->superseded = f->path == path;
     discard(c, place_of(c, f));
+}
+
+bool coherence_read_kills(const struct coherence *c)
+{
+    return c->enabled && c->up;
 }
 
 static bool may_fill(const struct coherence *c, uint64_t hash)
@@ -334,21 +341,22 @@ static bool may_fill(const struct coherence *c, uint64_t hash)
 }
 
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
-                                  enum command_absent absent, unsigned resp, uint64_t now)
+                                  const struct fill_terms *terms)
 {
     if (!may_fill(c, view->hash))
         return NULL;
-    coherence_detach_fill(c, view);
+    coherence_detach_fill(c, view, terms->path);
     struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
     if (!f)
         return NULL;
     *f = (struct fill){.magic = FILL_MAGIC,
                        .parts_owed = 2,
-                       .absent = (uint8_t)absent,
-                       .resp = (uint8_t)resp,
+                       .absent = (uint8_t)terms->absent,
+                       .resp = (uint8_t)terms->resp,
                        .attached = true,
                        .hash = view->hash,
-                       .sent = now,
+                       .sent = terms->now,
+                       .path = terms->path,
                        .key_len = view->key_len,
                        .view_len = view->view_len};
     memcpy(f->names, view->key, view->key_len);

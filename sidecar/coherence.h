@@ -100,16 +100,25 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
  * none. */
 struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp);
 
-/* Begins a fill; `absent` tells a reply that says that the key is not there, `resp` is the version
- * of RESP that its reply comes in, `now` the time at which the request is sent. The caller owes it
- * one coherence_fill_value_end and one coherence_fill_ttl_end. NULL: nothing could be stored (no
- * L1, no link, a write of the key under way) - just forward the read. A fill of the same view that
- * is under way is detached. */
+/* How a fill's reply comes. */
+struct fill_terms {
+    enum command_absent absent; /* how it says that the key is not there */
+    unsigned resp;              /* version of RESP */
+    const void *path;           /* replies on one path keep the order of their requests */
+    uint64_t now;               /* when the request is sent */
+};
+
+/* Begins a fill. The caller owes it one coherence_fill_value_end and one coherence_fill_ttl_end.
+ * NULL: nothing could be stored (no L1, no link, a write of the key under way) - just forward the
+ * read. A fill of the same view that is under way is detached. */
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
-                                  enum command_absent absent, unsigned resp, uint64_t now);
+                                  const struct fill_terms *terms);
 /* The view is about to be read without a fill: one that is under way is detached, or what it brings
  * could be older than what this reader sees. */
-void coherence_detach_fill(struct coherence *c, const struct l1_view *view);
+void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path);
+/* What is read without a fill may come to be newer than what is kept meanwhile: the key is to be
+ * killed at the reply. */
+bool coherence_read_kills(const struct coherence *c);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */

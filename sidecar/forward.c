@@ -68,10 +68,8 @@ static void announce(struct proxy *p, struct writes *w, struct announce_lane lan
         announce_all(p->announce, lane);
 }
 
-/* Counts a key among those that may change. */
-static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
+static bool add_hash(struct writes *w, uint64_t hash)
 {
-    uint64_t hash = l1_hash(p->l1, key.data, key.len);
     if (w->n == 0) {
         w->one = hash;
         w->n = 1;
@@ -86,6 +84,17 @@ static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
     }
     w->many[w->n++] = hash;
     return true;
+}
+
+/* Counts a key among those that may change. */
+static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
+{
+    return add_hash(w, l1_hash(p->l1, key.data, key.len));
+}
+
+bool writes_add_read(struct writes *w, uint64_t hash)
+{
+    return add_hash(w, hash);
 }
 
 void writes_free(struct writes *w)

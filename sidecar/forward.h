@@ -65,6 +65,8 @@ void forward_sent(struct request *r, size_t bytes);
 __attribute__((warn_unused_result)) bool writes_add(struct proxy *p, const struct caller *c,
                                                     struct writes *w,
                                                     const struct request_plan *plan);
+/* Adds one key that is only read, past the L1. False: out of memory. */
+__attribute__((warn_unused_result)) bool writes_add_read(struct writes *w, uint64_t hash);
 void writes_free(struct writes *w);
 /* Declares them to the L1; they are then the request's until its end. False: out of memory. */
 __attribute__((warn_unused_result)) bool writes_begin(struct proxy *p, struct request *r,

@@ -171,6 +171,26 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     upstream_sent(uc);
 }
 
+static struct fill *begin_fill(struct proxy *p, const struct caller *c, const struct l1_view *view,
+                               enum command_absent absent, struct upstream_conn *uc)
+{
+    const struct fill_terms terms = {
+        .absent = absent, .resp = c->resp, .path = uc, .now = loop_now(p->loop)};
+    if (may_fill(p, uc))
+        return coherence_begin_fill(p->coherence, view, &terms);
+    coherence_detach_fill(p->coherence, view, uc);
+    return NULL;
+}
+
+/* Without a fill, because of a write under way. */
+static void read_past(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                      struct upstream_conn *uc)
+{
+    struct request *r = forward_list_keys(p, c, plan) ? forward_send(p, c, plan, uc) : NULL;
+    if (r && coherence_read_kills(p->coherence) && !writes_add_read(&r->writes, plan->hash))
+        coherence_kill(p->coherence, plan->hash);
+}
+
 void reads_one(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     uint64_t now = loop_now(p->loop);
@@ -194,15 +214,11 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     if (proxy_refused(p, c, uc))
         return;
-    f = NULL;
-    if (!may_fill(p, uc))
-        coherence_detach_fill(p->coherence, &at.view);
-    else
-        f = coherence_begin_fill(p->coherence, &at.view, plan->command->absent, c->resp, now);
+    f = begin_fill(p, c, &at.view, plan->command->absent, uc);
     if (f)
         send_fill(p, c, plan, f, uc);
     else
-        forward_run(p, c, plan);
+        read_past(p, c, plan, uc);
 }
 
 /* --- MGET: hits from the L1, one MGET for the rest, put together in order -----------------------
@@ -308,21 +324,21 @@ static void mget_emit_hits(struct request *r, struct mget *m)
 }
 
 static void mget_begin_fills(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                             struct mget *m, bool fills)
+                             struct request *r, struct upstream_conn *uc)
 {
-    uint64_t now = loop_now(p->loop);
+    struct mget *m = r->mget;
     for (size_t i = 0; i < m->n; i++) {
         struct resp_slice key = plan->argv[1 + i];
         struct slot *s = &m->slots[i];
         if (!s->missing)
             continue;
-        struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
-        if (fills)
-            s->fill = coherence_begin_fill(p->coherence, &view, COMMAND_ABSENT_VALUE, c->resp, now);
-        else
-            coherence_detach_fill(p->coherence, &view);
+        uint64_t hash = l1_hash(p->l1, key.data, key.len);
+        struct l1_view view = proxy_get_view(c, key, hash);
+        s->fill = begin_fill(p, c, &view, COMMAND_ABSENT_VALUE, uc);
         if (s->fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, s->fill, "", 0);
+        else if (coherence_read_kills(p->coherence) && !writes_add_read(&r->writes, hash))
+            coherence_kill(p->coherence, hash);
     }
 }
 
@@ -374,15 +390,14 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
     }
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
-    bool fills = r && may_fill(p, uc);
-    if (!r || (fills && !opt_in(p, uc)) || !upstream_expect(uc, r, REPLY_MERGE)) {
+    if (!r || (may_fill(p, uc) && !opt_in(p, uc)) || !upstream_expect(uc, r, REPLY_MERGE)) {
         mget_free(m);
         if (r)
             forward_give_up(p, r);
         return;
     }
     r->mget = m;
-    mget_begin_fills(p, c, plan, m, fills);
+    mget_begin_fills(p, c, plan, r, uc);
     mget_send(p, plan, r, uc);
 }
 
