@@ -333,6 +333,28 @@ def test_pipelined_read_behind_a_write_of_unknown_keys(world):
     assert [wire.reply(), wire.reply()] == ["OK", b"new"]
 
 
+def test_pipelined_read_behind_swapdb(world):
+    w = world("--set", "admin_commands=allow")
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    w.fault.link.replies.hold()
+    wire = w.wire()
+    wire.send(harness.encode("SWAPDB", 0, 1) + harness.encode("GET", "k"))
+    assert [wire.reply(), wire.reply()] == ["OK", None]
+
+
+def test_a_read_between_queueing_and_exec(world):
+    """What it has cached is of before EXEC."""
+    w = world()
+    w.direct.set("demo:a", "old")
+    w.fault.link.replies.hold()
+    wire = w.wire()
+    assert [wire.call("MULTI"), wire.call("SET", "a", "new")] == ["OK", "QUEUED"]
+    assert w.cache("GET", "a") == b"old"
+    assert wire.call("EXEC") == ["OK"]
+    assert wire.call("GET", "a") == b"new"
+
+
 def test_multi_set_a_b_exec(world):
     w = world()
     for key in "ab":
