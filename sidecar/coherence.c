@@ -398,33 +398,35 @@ void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, si
     f->value_len += n;
 }
 
-static bool is_one_of(const char *p, size_t n, const char *const forms[2])
+static bool is_one_of(const char *p, size_t n, const char *const *forms)
 {
-    for (size_t i = 0; i < 2 && forms[i]; i++)
+    for (size_t i = 0; forms[i]; i++)
         if (n == strlen(forms[i]) && memcmp(p, forms[i], n) == 0)
             return true;
     return false;
 }
 
 /* An array of nothing but such elements. */
-static bool is_list_of(const char *p, size_t n, const char *const forms[2])
+static bool is_list_of(const char *p, size_t n, const char *const *forms)
 {
     const char *end = p + n, *lf = *p == '*' ? memchr(p, '\n', n) : NULL;
+    bool some = false;
     while (lf && (p = lf + 1) < end) {
         lf = memchr(p, '\n', (size_t)(end - p));
-        if (!lf || !is_one_of(p, (size_t)(lf + 1 - p), forms))
+        some = lf && is_one_of(p, (size_t)(lf + 1 - p), forms);
+        if (!some)
             return false;
     }
-    return lf;
+    return some;
 }
 
 /* Exactly what the read answers of a key that is not there; a value that expired just after it was
  * read differs. */
 static bool says_absent(const struct fill *f)
 {
-    static const char *const nil[] = {"$-1\r\n", "_\r\n"}, *const zero[] = {":0\r\n", NULL},
-                             *const empty[] = {"$0\r\n\r\n", NULL},
-                             *const none[] = {"+none\r\n", NULL};
+    static const char *const nil[] = {"$-1\r\n", "_\r\n", "*-1\r\n", NULL};
+    static const char *const zero[] = {":0\r\n", NULL}, *const none[] = {"+none\r\n", NULL};
+    static const char *const empty[] = {"$0\r\n\r\n", NULL};
     const char *p = f->value;
     size_t n = f->value_len;
     switch ((enum command_absent)f->absent) {

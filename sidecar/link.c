@@ -657,9 +657,9 @@ bool link_tracks_fills(const struct link *l)
 
 void link_untracked(struct link *l, const char *refused)
 {
-    if (!refused && RULE_IN_FORCE(RULE_UNTRACKED))
+    if (RULE_IN_FORCE(RULE_UNTRACKED))
         coherence_suspect(l->coherence);
-    else if (refused && link_tracks_fills(l) && refuse_tracking(l, refused))
+    if (refused && link_tracks_fills(l) && refuse_tracking(l, refused))
         fail(l, refused);
 }
 

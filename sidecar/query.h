@@ -14,6 +14,7 @@ enum reply_tag {
     REPLY_PING,       /* struct request: hand it on, or what is kept in `after` if it never comes */
     REPLY_SUBSCRIBE,  /* struct request: nothing but an error; messages tell the rest */
     REPLY_EXEC,       /* struct request: each element as its command asks for */
+    REPLY_CACHING,    /* NULL: CLIENT CACHING, which must not be refused */
     REPLY_IGNORED,    /* struct request, or NULL: only its end counts */
     REPLY_SWITCH,     /* struct request: HELLO of a private connection */
 };

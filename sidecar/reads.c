@@ -127,7 +127,7 @@ static bool opt_in(const struct proxy *p, struct upstream_conn *uc)
 {
     if (!link_tracks_fills(p->link))
         return true;
-    if (!upstream_expect(uc, NULL, REPLY_IGNORED))
+    if (!upstream_expect(uc, NULL, REPLY_CACHING))
         return false;
     wire_command(upstream_out(uc),
                  (struct resp_slice[]){wire_text("CLIENT"), wire_text("CACHING"), wire_text("YES")},

@@ -94,6 +94,7 @@ static void on_bytes(void *ctx, void *owner, unsigned tag, const char *bytes, si
     case REPLY_EXEC:
         multi_exec_bytes(ctx, owner, bytes, n);
         break;
+    case REPLY_CACHING:
     case REPLY_IGNORED:
     case REPLY_SWITCH:
         break;
@@ -136,6 +137,10 @@ static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const 
         break;
     case REPLY_SWITCH:
         end_switch(p, owner, error);
+        break;
+    case REPLY_CACHING:
+        if (!error && type == '-')
+            link_untracked(p->link, "CLIENT CACHING was refused");
         break;
     case REPLY_IGNORED:
         if (owner)

@@ -13,9 +13,10 @@
  *     wrong key   the value names another key
  *     phantom     no state of the key reads so
  *     expired     only one that had expired before the read was sent
- *     own write   older than what this client has written, or what was acknowledged by its proxy
+ *     own write   older than what this client has written, or what its proxy has acknowledged
  *     monotonic   older than what this client has seen
  *     bound       overwritten for longer than the lease
+ *     torn        two fields differ that were written together
  *
  * Whatever is not known for certain counts in the reply's favour. Times are microseconds.
  */

@@ -10,6 +10,8 @@ from conftest import harness, wait_until
 from fault import containing, nth, reply_to, request
 from harness import RespError
 
+MODES = {"bcast": (), "optin": ("--set", "invalidation.tracking_mode=optin"),
+         "events": ("--set", "invalidation.tracking=off")}
 SLACK = 0.2  # seconds beyond a bound that a machine with other work may need
 
 
@@ -145,6 +147,92 @@ def test_a_read_that_began_no_flight_on_a_slower_connection(world):
     assert first.call("GET", "k") == b"new"
 
 
+def test_two_superseded_flights_on_a_slower_connection(world):
+    """The second takes care of the key for the first, unless it is itself superseded from elsewhere."""
+    w = world("--set", "upstream.connections=2")
+    w.direct.set("demo:k", "old")
+    slow = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, other, second = w.wire(), w.wire(), w.wire()  # the second on the first's connection
+    first.command("GET", "k")
+    slow.wait()
+    misses = w.stat("misses")
+    second.command("MGET", "k")
+    wait_until(lambda: w.stat("misses") > misses)
+    assert other.call("MGET", "k") == [b"old"]
+    w.fault.link.replies.hold()
+    w.direct.set("demo:k", "new")
+    late = w.fault.data.replies.hold(reply_to("MGET"))
+    slow.release()
+    assert first.reply() == b"new"
+    late.wait()
+    misses, hits = w.stat("misses"), w.stat("hits")
+    first.command("GET", "k")
+    wait_until(lambda: w.stat("misses") + w.stat("hits") > misses + hits)
+    late.release()
+    assert (first.reply(), second.reply()) == (b"new", [b"new"])
+
+
+def test_a_superseded_flight_whose_pttl_is_late(world):
+    """Its value has been shown; that counts at once."""
+    w = world("--set", "upstream.connections=2")
+    w.direct.set("demo:k", "old")
+    slow = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, second = w.wire(), w.wire()
+    first.command("GET", "k")
+    slow.wait()
+    assert second.call("MGET", "k") == [b"old"]
+    wait_until(lambda: w.stat("fills") == 1)
+    w.fault.link.replies.hold()
+    w.direct.set("demo:k", "new")
+    late = w.fault.data.replies.hold(nth(1, reply_to("PTTL")))
+    slow.release()
+    assert first.reply() == b"new"
+    late.wait()
+    misses, hits = w.stat("misses"), w.stat("hits")
+    first.command("GET", "k")
+    wait_until(lambda: w.stat("misses") + w.stat("hits") > misses + hits)
+    late.release()
+    assert first.reply() == b"new"
+
+
+def test_pipelined_reads_keep_their_order(world):
+    """The first is still under way, on a slow connection, when the L1 could answer the second."""
+    w = world("--set", "upstream.connections=2")
+    w.direct.set("demo:k", "old")
+    slow = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, second = w.wire(), w.wire()
+    first.command("GET", "k")
+    slow.wait()
+    assert second.call("MGET", "k") == [b"old"]
+    w.fault.link.replies.hold()
+    misses, hits = w.stat("misses"), w.stat("hits")
+    first.command("GET", "k")
+    wait_until(lambda: w.stat("misses") + w.stat("hits") > misses + hits)
+    w.direct.set("demo:k", "new")
+    slow.release()
+    assert [first.reply(), first.reply()] == [b"new", b"new"]
+
+
+def test_a_read_from_before_the_link_was_live_on_a_slower_connection(world):
+    w = world("--set", "upstream.connections=2")
+    w.direct.set("demo:k", "old")
+    w.fault.link.refuse = True
+    w.fault.link.cut()
+    wait_until(lambda: not w.serves())
+    slow = w.fault.data.requests.hold(nth(1, request("GET")))
+    first, second = w.wire(), w.wire()
+    first.command("GET", "k")
+    slow.wait()
+    w.fault.link.refuse = False
+    w.await_serving("tracking")
+    assert second.call("GET", "k") == b"old"
+    w.fault.link.replies.hold()
+    w.direct.set("demo:k", "new")
+    slow.release()
+    assert first.reply() == b"new"
+    assert first.call("GET", "k") == b"new"
+
+
 @pytest.mark.parametrize("how", ["MULTI", "EVAL_RO", "WATCH"])
 def test_what_a_session_has_shown_is_not_undone(world, how):
     """A client's private connection reads from Redis; afterwards the L1 must not be behind it."""
@@ -233,9 +321,9 @@ def test_a_flight_that_ends_after_a_writes_reply(world):
     assert reader.call("GET", "k") == b"new"
 
 
-@pytest.mark.parametrize("mode", ["tracking", "events"])
+@pytest.mark.parametrize("mode", ["bcast", "optin", "events"])
 def test_pipelined_set_get(world, mode):
-    w = world("--set", f"invalidation.tracking={'auto' if mode == 'tracking' else 'off'}")
+    w = world(*MODES[mode])
     w.direct.set("demo:k", "old")
     w.cache("GET", "k")
     w.fault.link.replies.hold()
@@ -695,10 +783,10 @@ def staleness(w, key, new, limit=8):
             worst = sent - written
 
 
-@pytest.mark.parametrize("lease", [300, 1000])
-def test_invalidation_link_black_holed(world, lease):
+@pytest.mark.parametrize("mode, lease", [("bcast", 300), ("bcast", 1000), ("optin", 300), ("events", 300)])
+def test_invalidation_link_black_holed(world, mode, lease):
     """No hit is older than the lease."""
-    w = world("--set", f"invalidation.lease={lease}ms")
+    w = world("--set", f"invalidation.lease={lease}ms", *MODES[mode])
     w.direct.set("demo:k", "old")
     w.cache("GET", "k")
     w.fault.link.swallow()
@@ -800,6 +888,26 @@ def test_client_kill_of_the_link_with_writes_while_it_is_down(world, how):
     assert [read(w, *words) for words in reads * 2] == expected * 2
 
 
+@pytest.mark.parametrize("how", ["cut", "reset"])
+@pytest.mark.parametrize("mode", list(MODES))
+def test_a_message_lost_with_its_link(world, mode, how):
+    """It had been sent, but not delivered."""
+    w = world(*MODES[mode])
+    b = w.nearcache(*MODES[mode])
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    lost = w.fault.link.replies.hold(lambda frame: b"pong" not in frame.bytes)
+    assert read(b, "SET", "k", "new") == "OK"
+    lost.wait()
+    w.fault.link.refuse = True
+    w.fault.link.cut(reset=how == "reset")
+    assert staleness(w, "k", b"new") < 1.0 + SLACK
+    lost.release()
+    w.fault.link.refuse = False
+    w.await_serving()
+    assert read(w, "GET", "k") == b"new"
+
+
 def test_nothing_that_was_read_while_the_link_was_down_is_kept(world):
     """A flight from before the link's return tells nothing of what changed meanwhile."""
     w = world()
@@ -874,8 +982,9 @@ def test_a_long_script_in_the_cycle_of_a_set(world):
     assert w.cache("GET", "k") == b"new"
 
 
-def test_master_demoted_by_replicaof(world):
-    w = world()
+@pytest.mark.parametrize("mode", ["bcast", "optin"])
+def test_master_demoted_by_replicaof(world, mode):
+    w = world(*MODES[mode])
     new_master = world.redis_server()
     client = new_master.client()
     client.set("demo:k", "new")
@@ -889,6 +998,35 @@ def test_master_demoted_by_replicaof(world):
     wait_until(lambda: w.direct.get("demo:k") == b"newer")
     assert staleness(w, "k", b"newer") < 1.0 + SLACK
     client.close()
+
+
+def test_master_demoted_by_replicaof_without_tracking(world):
+    """Nobody tells of it: the bound is the TTL."""
+    w = world("--set", "l1.ttl=500ms", *MODES["events"])
+    new_master = world.redis_server()
+    with new_master.client() as client:
+        client.set("demo:k", "new")
+    w.direct.set("demo:k", "old")
+    w.cache("GET", "k")
+    w.direct.replicaof("127.0.0.1", new_master.port)
+    wait_until(lambda: w.direct.get("demo:k") == b"new", timeout=15)
+    assert staleness(w, "k", b"new") < 0.5 + SLACK
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_another_server_in_the_masters_place(world, mode):
+    """A new one answers at the address, with other data: what the old one said is not served."""
+    w = world(*MODES[mode])
+    w.direct.set("demo:k", "old"), w.direct.set("demo:gone", "old")
+    w.cache("GET", "k"), w.cache("GET", "gone")
+    w.server.kill()
+    wait_until(lambda: not w.serves())
+    w.server.start()
+    with w.server.client() as client:
+        client.set("demo:k", "new")
+    w.await_serving()
+    wait_until(lambda: not isinstance(read(w, "GET", "k"), RespError))
+    assert read(w, "GET", "k") == b"new" and read(w, "GET", "gone") is None
 
 
 # --- messages --------------------------------------------------------------------------------------
@@ -1012,7 +1150,7 @@ def test_data_black_holed_link_alive(world):
 
 # --- tracking by key: invalidation.tracking_mode=optin ---------------------------------------------
 
-OPTIN = ("--set", "invalidation.tracking_mode=optin")
+OPTIN = MODES["optin"]
 
 
 def test_optin_foreign_writes(world):
@@ -1099,7 +1237,7 @@ def test_optin_link_replaced(world):
 
 # --- events ----------------------------------------------------------------------------------------
 
-EVENTS = ("--set", "invalidation.tracking=off")
+EVENTS = MODES["events"]
 
 
 @pytest.mark.parametrize("publish", ["auto", "on"])

@@ -58,7 +58,7 @@ class Side:
 
     def __init__(self, server, near, resp):
         self.near, self.bare = near.wire(), server.wire()
-        self.server, self.direct = server, server.client()
+        self.server, self.direct, self.resp = server, server.client(), resp
         if resp == 3:
             self.near.call("HELLO", 3), self.bare.call("HELLO", 3)
 

@@ -50,10 +50,18 @@ static uint64_t hash(const char *key)
     return view(key).hash;
 }
 
+/* All on one connection. */
+static struct fill *begin_view(const struct l1_view *v, enum command_absent absent, unsigned resp,
+                               uint64_t now)
+{
+    return coherence_begin_fill(
+        c, v, &(struct fill_terms){.absent = absent, .resp = resp, .path = "a", .now = now});
+}
+
 static struct fill *begin(const char *key, uint64_t now)
 {
     struct l1_view v = view(key);
-    return coherence_begin_fill(c, &v, FILL_VALUE, 2, now);
+    return begin_view(&v, COMMAND_ABSENT_VALUE, 2, now);
 }
 
 static void end(struct fill *f, const char *reply, const char *pttl, uint64_t now)
@@ -78,17 +86,17 @@ static void fill(const char *key, uint64_t now)
     end(f, "$1\r\nx\r\n", ":-1\r\n", now);
 }
 
-static void fill_as(const char *key, enum fill_kind kind, const char *reply, const char *pttl,
+static void fill_as(const char *key, enum command_absent kind, const char *reply, const char *pttl,
                     uint64_t now)
 {
     struct l1_view v = view(key);
-    struct fill *f = coherence_begin_fill(c, &v, kind, 2, now);
+    struct fill *f = begin_view(&v, kind, 2, now);
     ck_assert_ptr_nonnull(f);
     end(f, reply, pttl, now);
 }
 
 /* Is a reply of this kind kept, with that PTTL behind it? Leaves nothing behind. */
-static bool kept_as(enum fill_kind kind, const char *reply, const char *pttl)
+static bool kept_as(enum command_absent kind, const char *reply, const char *pttl)
 {
     fill_as("kept", kind, reply, pttl, 0);
     bool kept = hit("kept", 0);
@@ -276,7 +284,7 @@ START_TEST(test_readers_of_another_protocol_do_not_join)
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0)); /* what is stored is the same for both */
     coherence_kill(c, v.hash);
-    f = coherence_begin_fill(c, &v, FILL_VALUE, 3, 0);
+    f = begin_view(&v, COMMAND_ABSENT_VALUE, 3, 0);
     ck_assert_ptr_nonnull(f);
     ck_assert_ptr_null(coherence_join(c, &v, 2));
     ck_assert_ptr_eq(coherence_join(c, &v, 3), f);
@@ -323,8 +331,8 @@ START_TEST(test_only_the_same_view_is_superseded)
     struct l1_hit h;
     other.view = "strlen";
     other.view_len = 6;
-    struct fill *f = coherence_begin_fill(c, &plain, FILL_VALUE, 2, 0);
-    struct fill *g = coherence_begin_fill(c, &other, FILL_ANY, 2, 0);
+    struct fill *f = begin_view(&plain, COMMAND_ABSENT_VALUE, 2, 0);
+    struct fill *g = begin_view(&other, COMMAND_ABSENT_NIL, 2, 0);
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     end(g, ":1\r\n", ":-1\r\n", 0);
     ck_assert(coherence_lookup(c, &plain, 0, &h) && coherence_lookup(c, &other, 0, &h));
@@ -347,45 +355,61 @@ END_TEST
 /* --- absent keys --------------------------------------------------------------------------------
  */
 
-static const char *const ABSENT[] = {"$-1\r\n",
-                                     "_\r\n",
-                                     ":0\r\n",
-                                     "$0\r\n\r\n",
-                                     "+none\r\n",
-                                     "*-1\r\n",
-                                     "*0\r\n",
-                                     "%0\r\n",
-                                     "~0\r\n",
-                                     "*2\r\n$-1\r\n$-1\r\n",
-                                     "*2\r\n:0\r\n:0\r\n",
-                                     "*1\r\n_\r\n",
-                                     "*2\r\n*-1\r\n*-1\r\n"};
+static const struct {
+    enum command_absent absent;
+    const char *reply;
+} ABSENT[] = {{COMMAND_ABSENT_NIL, "$-1\r\n"},
+              {COMMAND_ABSENT_NIL, "_\r\n"},
+              {COMMAND_ABSENT_ZERO, ":0\r\n"},
+              {COMMAND_ABSENT_EMPTY, "$0\r\n\r\n"},
+              {COMMAND_ABSENT_NONE, "+none\r\n"},
+              {COMMAND_ABSENT_NIL, "*-1\r\n"},
+              {COMMAND_ABSENT_LIST, "*0\r\n"},
+              {COMMAND_ABSENT_LIST, "%0\r\n"},
+              {COMMAND_ABSENT_LIST, "~0\r\n"},
+              {COMMAND_ABSENT_NILS, "*2\r\n$-1\r\n$-1\r\n"},
+              {COMMAND_ABSENT_ZEROS, "*2\r\n:0\r\n:0\r\n"},
+              {COMMAND_ABSENT_NILS, "*1\r\n_\r\n"},
+              {COMMAND_ABSENT_NILS, "*2\r\n*-1\r\n*-1\r\n"}};
+enum { ABSENT_FORMS = sizeof ABSENT / sizeof *ABSENT };
 
 START_TEST(test_absent_keys_are_kept)
 {
-    for (size_t i = 0; i < sizeof ABSENT / sizeof *ABSENT; i++) {
+    for (size_t i = 0; i < ABSENT_FORMS; i++) {
+        const char *reply = ABSENT[i].reply;
         set_ttls(TTL, NEGATIVE_TTL);
-        ck_assert_msg(kept_as(FILL_ANY, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
-        ck_assert_msg(!kept_as(FILL_PRESENT, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
+        ck_assert_msg(kept_as(ABSENT[i].absent, reply, ":-2\r\n"), "%s", reply);
+        ck_assert_msg(!kept_as(COMMAND_ABSENT_NEVER, reply, ":-2\r\n"), "%s", reply);
         set_ttls(TTL, 0);
-        ck_assert_msg(!kept_as(FILL_ANY, ABSENT[i], ":-2\r\n"), "%s", ABSENT[i]);
-        ck_assert_msg(kept_as(FILL_ANY, ABSENT[i], ":-1\r\n"), "%s", ABSENT[i]);
+        ck_assert_msg(!kept_as(ABSENT[i].absent, reply, ":-2\r\n"), "%s", reply);
+        ck_assert_msg(kept_as(ABSENT[i].absent, reply, ":-1\r\n"), "%s", reply);
     }
-    ck_assert(!kept_as(FILL_VALUE, "$-1\r\n", ":-2\r\n"));
+    ck_assert(!kept_as(COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n"));
     set_ttls(TTL, NEGATIVE_TTL);
-    ck_assert(kept_as(FILL_VALUE, "$-1\r\n", ":-2\r\n"));
-    ck_assert(kept_as(FILL_VALUE, "_\r\n", ":-2\r\n"));
+    ck_assert(kept_as(COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n"));
+    ck_assert(kept_as(COMMAND_ABSENT_VALUE, "_\r\n", ":-2\r\n"));
+}
+END_TEST
+
+/* What one read answers of an absent key is another's answer about a key that expired meanwhile. */
+START_TEST(test_the_form_of_absence_is_the_reads_own)
+{
+    for (size_t i = 0; i < ABSENT_FORMS; i++)
+        for (int absent = COMMAND_ABSENT_NIL; absent <= COMMAND_ABSENT_ZEROS; absent++)
+            if (absent != (int)ABSENT[i].absent)
+                ck_assert_msg(!kept_as((enum command_absent)absent, ABSENT[i].reply, ":-2\r\n"),
+                              "%d %s", absent, ABSENT[i].reply);
 }
 END_TEST
 
 START_TEST(test_the_ttl_of_absent_keys)
 {
-    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 10);
+    fill_as("k", COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n", 10);
     ck_lives("k", 10 + NEGATIVE_TTL);
-    fill_as("list", FILL_ANY, "*0\r\n", ":-2\r\n", 10);
+    fill_as("list", COMMAND_ABSENT_LIST, "*0\r\n", ":-2\r\n", 10);
     ck_lives("list", 10 + NEGATIVE_TTL);
     set_ttls(TTL, 5 * TTL); /* the L1's own TTL is the bound of all */
-    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 200);
+    fill_as("k", COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n", 200);
     ck_lives("k", 200 + TTL);
 }
 END_TEST
@@ -393,11 +417,11 @@ END_TEST
 /* The same words about a key that is there: they live as long as it does. */
 START_TEST(test_empty_replies_of_a_key_that_is_there)
 {
-    fill_as("no field", FILL_ANY, "$-1\r\n", ":-1\r\n", 0);
+    fill_as("no field", COMMAND_ABSENT_NIL, "$-1\r\n", ":-1\r\n", 0);
     ck_lives("no field", TTL);
-    fill_as("empty range", FILL_PRESENT, "*0\r\n", ":50\r\n", TTL);
+    fill_as("empty range", COMMAND_ABSENT_NEVER, "*0\r\n", ":50\r\n", TTL);
     ck_lives("empty range", TTL + 50);
-    fill_as("empty string", FILL_VALUE, "$0\r\n\r\n", ":-1\r\n", 2000);
+    fill_as("empty string", COMMAND_ABSENT_VALUE, "$0\r\n\r\n", ":-1\r\n", 2000);
     ck_lives("empty string", 2000 + TTL);
 }
 END_TEST
@@ -411,37 +435,38 @@ START_TEST(test_expired_between_value_and_pttl)
                                           "*1\r\n$1\r\nx\r\n", "*2\r\n$-1\r\n$1\r\nx\r\n",
                                           "*1\r\n:1\r\n",      "%1\r\n$0\r\n\r\n$1\r\nx\r\n",
                                           "$-1\r\nx",          "=4\r\ntxt:\r\n"};
-    for (size_t i = 0; i < sizeof present / sizeof *present; i++) {
-        ck_assert_msg(!kept_as(FILL_ANY, present[i], ":-2\r\n"), "%s", present[i]);
-        ck_assert_msg(!kept_as(FILL_PRESENT, present[i], ":-2\r\n"), "%s", present[i]);
-    }
-    ck_assert(!kept_as(FILL_VALUE, "$1\r\nx\r\n", ":-2\r\n"));
+    for (size_t i = 0; i < sizeof present / sizeof *present; i++)
+        for (int absent = COMMAND_ABSENT_NEVER; absent <= COMMAND_ABSENT_ZEROS; absent++)
+            ck_assert_msg(!kept_as((enum command_absent)absent, present[i], ":-2\r\n"), "%d %s",
+                          absent, present[i]);
+    ck_assert(!kept_as(COMMAND_ABSENT_VALUE, "$1\r\nx\r\n", ":-2\r\n"));
 }
 END_TEST
 
 START_TEST(test_an_empty_string_expired_before_its_pttl)
 {
-    ck_assert(!kept_as(FILL_VALUE, "$0\r\n\r\n", ":-2\r\n")); /* an absent one reads as nil */
+    ck_assert(
+        !kept_as(COMMAND_ABSENT_VALUE, "$0\r\n\r\n", ":-2\r\n")); /* an absent one reads as nil */
 }
 END_TEST
 
 /* MGET reads a list as nil: no GET may be answered so. And a key may have come between the two. */
 START_TEST(test_nil_of_a_key_that_is_there)
 {
-    ck_assert(!kept_as(FILL_VALUE, "$-1\r\n", ":-1\r\n"));
-    ck_assert(!kept_as(FILL_VALUE, "_\r\n", ":5000\r\n"));
-    ck_assert(kept_as(FILL_ANY, "$-1\r\n", ":-1\r\n"));
-    ck_assert(kept_as(FILL_PRESENT, ":-1\r\n", ":5000\r\n"));
+    ck_assert(!kept_as(COMMAND_ABSENT_VALUE, "$-1\r\n", ":-1\r\n"));
+    ck_assert(!kept_as(COMMAND_ABSENT_VALUE, "_\r\n", ":5000\r\n"));
+    ck_assert(kept_as(COMMAND_ABSENT_NIL, "$-1\r\n", ":-1\r\n"));
+    ck_assert(kept_as(COMMAND_ABSENT_NEVER, ":-1\r\n", ":5000\r\n"));
 }
 END_TEST
 
 START_TEST(test_absent_keys_are_killed_as_others_are)
 {
-    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 0);
+    fill_as("k", COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n", 0);
     ck_assert(hit("k", 0));
     coherence_kill(c, hash("k"));
     ck_assert(!hit("k", 0));
-    fill_as("k", FILL_VALUE, "$-1\r\n", ":-2\r\n", 0);
+    fill_as("k", COMMAND_ABSENT_VALUE, "$-1\r\n", ":-2\r\n", 0);
     ck_assert(coherence_write_begin(c, hash("k")));
     ck_assert(!hit("k", 0));
     coherence_write_end(c, hash("k"));
@@ -554,12 +579,12 @@ START_TEST(test_kill_prefix_takes_all_of_it)
     char key[32];
     for (int i = 0; i < 1000; i++) {
         snprintf(key, sizeof key, "p:%d", i);
-        fill_as(key, FILL_VALUE, i % 2 ? "$-1\r\n" : "$1\r\nx\r\n", i % 2 ? ":-2\r\n" : ":-1\r\n",
-                0);
+        fill_as(key, COMMAND_ABSENT_VALUE, i % 2 ? "$-1\r\n" : "$1\r\nx\r\n",
+                i % 2 ? ":-2\r\n" : ":-1\r\n", 0);
         if (i == 500)
             coherence_suspect(c);
     }
-    end(coherence_begin_fill(c, &v, FILL_VALUE, 2, 0), "$1\r\nx\r\n", ":-1\r\n", 0);
+    end(begin_view(&v, COMMAND_ABSENT_VALUE, 2, 0), "$1\r\nx\r\n", ":-1\r\n", 0);
     fill("q", 0);
     ck_assert_uint_eq(entries(), 1002);
     ck_assert_uint_eq(coherence_kill_prefix(c, "p:", 2), 1001);
@@ -604,7 +629,7 @@ START_TEST(test_views_are_killed_together)
     struct l1_view a = view("k"), b = view("k");
     b.view = "db1";
     b.view_len = 3;
-    struct fill *f = coherence_begin_fill(c, &b, FILL_VALUE, 2, 0);
+    struct fill *f = begin_view(&b, COMMAND_ABSENT_VALUE, 2, 0);
     ck_assert_ptr_nonnull(f);
     fill("k", 0);
     struct l1_hit h;
@@ -639,6 +664,7 @@ int main(void)
     tcase_add_test(t, test_only_the_same_view_is_superseded);
     tcase_add_test(t, test_a_kill_of_a_superseding_fill);
     tcase_add_test(t, test_absent_keys_are_kept);
+    tcase_add_test(t, test_the_form_of_absence_is_the_reads_own);
     tcase_add_test(t, test_the_ttl_of_absent_keys);
     tcase_add_test(t, test_empty_replies_of_a_key_that_is_there);
     tcase_add_test(t, test_expired_between_value_and_pttl);
