@@ -89,14 +89,15 @@ class World(Instance):
 
 @pytest.fixture
 def world(tmp_path):
-    """Makes a World; options: arguments of nearcache, and `server`, arguments of redis-server."""
+    """Makes a World; options: arguments of nearcache, and `server`, arguments of redis-server. The lease is
+    long, so that a link that is held does not end all hits; tests of the lease say how long it is."""
     with contextlib.ExitStack() as stack:
         # Proxies of faults outlive the nearcaches, which outlive nothing.
         servers = stack.enter_context(e2e.factory(harness.RedisServer, tmp_path))
         faults = stack.enter_context(contextlib.ExitStack())
         nears = stack.enter_context(e2e.factory(harness.Nearcache, tmp_path))
 
-        def make(*args, server=()):
-            return World(nears, faults, servers(*server), args)
+        def make(*args, lease="30s", server=()):
+            return World(nears, faults, servers(*server), ("--set", f"invalidation.lease={lease}", *args))
         make.redis_server = servers
         yield make

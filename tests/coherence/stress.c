@@ -34,11 +34,11 @@
 #include <time.h>
 
 enum {
-    SLOTS = 48, /* keys of each type */
+    SLOTS = 200, /* keys of each type */
     CLIENTS = 12,
-    DEPTH = 16,    /* requests under way of a pipelining client */
-    STATES = 1024, /* of a key before it is given up for a new one */
-    QUEUE = 1024,  /* replies awaited by a client */
+    DEPTH = 16,   /* requests under way of a pipelining client */
+    STATES = 512, /* of a key before it is given up for a new one */
+    QUEUE = 1024, /* replies awaited by a client */
     ARGS_MAX = 12,
     TRANSACTION = 3, /* writes of one MULTI or MSET */
     SHOWN = 20,      /* violations printed */
@@ -388,10 +388,10 @@ static void add_key(struct awaited *a, struct key *k, const struct client *c)
     a->floors[a->n++] = floor_of(k, c);
 }
 
+/* Some are changed all the time, others hardly ever: these show what is never evicted. */
 static struct key *any_key(struct stress *s, enum type type)
 {
-    uint64_t a = below(s, SLOTS), b = below(s, SLOTS); /* some are hotter than others */
-    return &s->keys[type][a < b ? a : b];
+    return &s->keys[type][below(s, SLOTS) * below(s, SLOTS) / SLOTS];
 }
 
 static void read_string(struct stress *s, struct client *c, struct key *k)
@@ -1186,7 +1186,7 @@ int main(int argc, char **argv)
         return 2;
     }
     s->seconds = 10, s->seed = 1, s->writes = 100, s->lease = 1000000, s->slack = 200000;
-    s->flush = 2000000, s->unknown = 2;
+    s->flush = 4000000, s->unknown = 2;
     for (int i = 4; i < argc; i++)
         set(s, argv[i]);
     s->random = s->seed * 0x9e3779b97f4a7c15u + 1;

@@ -2,6 +2,7 @@
 believes them."""
 import json
 import re
+import signal
 import time
 
 import pytest
@@ -76,8 +77,9 @@ class Setup:
         self.server = redis_server()
         self.start, self.monitor = nearcache, None
 
-    def near(self, tracking="off", publish="auto", **options):
-        process = self.start(*settings(tracking, publish), *LONG, upstream=self.server, **options)
+    def near(self, tracking="off", publish="auto", namespace=None, more=()):
+        prefix = ["--namespace", namespace] if namespace is not None else []
+        process = self.start(*settings(tracking, publish), *LONG, *prefix, *more, upstream=self.server)
         side = Side(self.server, process, 2)
         side.process = process
         wait_until(lambda: side.stats()["serving"] == 1, what="a live link")
@@ -450,3 +452,57 @@ def test_publishing_may_be_refused(redis_server, nearcache):
     wire.send(b"".join(encode("SET", "k", i) + encode("INCR", "n") + encode("GET", "k") for i in range(50)))
     for i in range(50):
         assert (wire.reply(), wire.reply(), wire.reply()) == ("OK", i + 1, b"%d" % i)
+
+
+# --- settings ----------------------------------------------------------------------------------------
+
+
+def test_without_a_namespace(setup):
+    """The name in Redis is the name that clients use, told once."""
+    side, other = setup.near(namespace=""), setup.near(namespace="")
+    for key, kind in [("k", "key"), ("", "key"), (b"\xff", "raw")]:
+        side.near.call("SET", key, "old")
+        wait_until(lambda k=key: other.near.call("GET", k) == b"old")
+        monitor = Monitor(setup.server)
+        side.near.call("SET", key, "new")
+        assert names(monitor.events(1)) == [(kind, key)]
+        wait_until(lambda k=key: other.near.call("GET", k) == b"new")
+    side.near.call("FLUSHDB")
+    wait_until(lambda: other.near.call("GET", "k") is None)
+
+
+def test_these_channels_have_no_namespace(setup):
+    side = setup.near(more=["--set", "channels.namespace=true"])
+    monitor = setup.watch()
+    side.near.call("PUBLISH", "cache:invalidate", '{"service":"demo","key":"k"}')
+    side.near.call("PUBLISH", "cache:invalidate:l1", "k")
+    side.near.call("PUBLISH", "news", "x")
+    side.near.call("SET", "k", 1)
+    published = [words[1] for _, words in monitor.seen() if words[0] == b"PUBLISH"]
+    assert published == [b"cache:invalidate", b"cache:invalidate:l1", b"demo:news", b"cache:invalidate"]
+
+
+def test_others_are_told_by_one_without_an_l1(setup):
+    """However many keys a command writes."""
+    side = setup.near(more=["--set", "l1.max_memory=0"])
+    monitor = setup.watch()
+    side.near.call("MSET", *[x for i in range(5000) for x in (f"k{i}", i)])
+    assert names(monitor.events(5000)) == [("key", f"k{i}") for i in range(5000)]
+
+
+def test_publishing_is_switched_while_running(setup, tmp_path):
+    config = tmp_path / "config.json"
+
+    def say(publish):
+        config.write_text(json.dumps({"invalidation": {"publish": publish}}))
+    say("off")
+    process = setup.start("--config", str(config), upstream=setup.server)
+    wire, monitor = process.wire(), setup.watch()
+    for publish in ("on", "off"):
+        say(publish)
+        process.popen.send_signal(signal.SIGHUP)
+
+        def published():
+            assert wire.call("SET", "k", 1) == "OK"
+            return bool(monitor.events(0))
+        wait_until(lambda p=publish: published() == (p == "on"), what=f"publish={publish}")
