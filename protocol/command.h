@@ -72,11 +72,12 @@ enum command_absent {
     COMMAND_ABSENT_NEVER, /* what could be told from other keys' replies: nothing */
     COMMAND_ABSENT_VALUE, /* nil, and never nil of a key that GET can read */
     COMMAND_ABSENT_NIL,
-    COMMAND_ABSENT_ZERO,  /* :0 */
-    COMMAND_ABSENT_EMPTY, /* an empty string */
-    COMMAND_ABSENT_NONE,  /* +none */
-    COMMAND_ABSENT_LIST,  /* an empty array, map or set */
-    COMMAND_ABSENT_NILS,  /* an array of them */
+    COMMAND_ABSENT_ZERO,   /* :0 */
+    COMMAND_ABSENT_EMPTY,  /* an empty string */
+    COMMAND_ABSENT_NONE,   /* +none */
+    COMMAND_ABSENT_LIST,   /* an empty array, map or set */
+    COMMAND_ABSENT_SOUGHT, /* nil, or an empty array where several were asked for: LPOS */
+    COMMAND_ABSENT_NILS,   /* an array of them */
     COMMAND_ABSENT_ZEROS,
 };
 

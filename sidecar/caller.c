@@ -74,6 +74,8 @@ static void advance(struct caller *c)
             c->exclusive = false;
         request_free(r);
     }
+    if (!c->head)
+        c->asked = 0;
     conn_send(c->conn);
     c->progress(c);
 }

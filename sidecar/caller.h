@@ -92,6 +92,7 @@ struct caller {
     struct chain *capture; /* takes immediate answers, if not NULL */
     struct chain discard;  /* takes those that the client doesn't want */
     struct request *head, *tail;
+    uint64_t asked; /* one bit of 64 for each key that it waits for the upstream's reply about */
     size_t owed, owed_bytes;
     size_t parked; /* bytes of replies that wait for an earlier one */
     uint64_t

@@ -326,6 +326,11 @@ void coherence_detach_fill(struct coherence *c, const struct l1_view *view, cons
     discard(c, place_of(c, f));
 }
 
+const void *coherence_fill_path(const struct fill *f)
+{
+    return f->path;
+}
+
 bool coherence_read_kills(const struct coherence *c)
 {
     return c->enabled && c->up;
@@ -441,6 +446,8 @@ static bool says_absent(const struct fill *f)
         return is_one_of(p, n, empty);
     case COMMAND_ABSENT_NONE:
         return is_one_of(p, n, none);
+    case COMMAND_ABSENT_SOUGHT:
+        return is_one_of(p, n, nil) || (n == 4 && memcmp(p, "*0\r\n", 4) == 0);
     case COMMAND_ABSENT_LIST:
         return n == 4 && strchr("*%~", *p) && memcmp(p + 1, "0\r\n", 3) == 0;
     case COMMAND_ABSENT_NILS:
@@ -467,19 +474,42 @@ static uint64_t life_of(const struct coherence *c, const struct fill *f)
     return expires && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
 }
 
+static struct l1_view view_of(const struct fill *f)
+{
+    return (struct l1_view){.key = f->names,
+                            .key_len = f->key_len,
+                            .hash = f->hash,
+                            .view = f->names + f->key_len,
+                            .view_len = f->view_len};
+}
+
 /* The deadline counts from before the value was asked for: an expired key is never served. */
 static void store(struct coherence *c, struct fill *f, uint64_t now)
 {
-    struct l1_view view = {.key = f->names,
-                           .key_len = f->key_len,
-                           .hash = f->hash,
-                           .view = f->names + f->key_len,
-                           .view_len = f->view_len};
+    struct l1_view view = view_of(f);
     /* Without a life it only takes away an older one, which was not served at the time. */
-    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now;
-    if (l1_insert(c->l1, &view, f->value, f->value_len, from + life_of(c, f), now))
+    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life_of(c, f), now))
         c->metrics->fills++;
     c->stored = true;
+}
+
+/* What its readers have been shown must not be taken back. On its own path nothing newer has come
+ * yet, and the newer fill there takes care of itself; what another path brings may be older. */
+static void forget_others(struct coherence *c, const struct fill *f)
+{
+    struct l1_view view = view_of(f);
+    struct fill *other = find_fill(c, &view);
+    (void)l1_insert(c->l1, &view, "", 0, 0, 0);
+    if (other && other->path != f->path)
+        discard(c, place_of(c, other));
+}
+
+static void end_detached(struct coherence *c, const struct fill *f)
+{
+    if (f->superseded)
+        forget_others(c, f);
+    else
+        coherence_kill(c, f->hash);
 }
 
 /* Both parts are in: store it if nothing came between, and forget it. */
@@ -488,10 +518,8 @@ static void part_done(struct coherence *c, struct fill *f, uint64_t now)
     assert(f->parts_owed > 0);
     if (--f->parts_owed > 0)
         return;
-    if (f->superseded) {
-        /* the newer one takes care */
-    } else if (!f->attached) {
-        coherence_kill(c, f->hash);
+    if (!f->attached) {
+        end_detached(c, f);
     } else {
         store(c, f, now);
         unlink_fill(place_of(c, f));
@@ -507,6 +535,8 @@ void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, ui
     assert(f->magic == FILL_MAGIC);
     f->begun = true;
     f->keep = keep;
+    if (!f->attached) /* its value has been shown by now, its PTTL may come late */
+        end_detached(c, f);
     part_done(c, f, now);
 }
 

@@ -116,8 +116,9 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
 /* The view is about to be read without a fill: one that is under way is detached, or what it brings
  * could be older than what this reader sees. */
 void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path);
-/* What is read without a fill may come to be newer than what is kept meanwhile: the key is to be
- * killed at the reply. */
+const void *coherence_fill_path(const struct fill *f);
+/* At the reply to a read without a fill: it may be newer than what was kept meanwhile, and the key
+ * is to be killed. (While the link is down nothing that is kept is served.) */
 bool coherence_read_kills(const struct coherence *c);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);

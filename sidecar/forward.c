@@ -212,7 +212,7 @@ static void end_writes(struct proxy *p, struct writes *w)
     for (uint32_t i = 0; i < w->n; i++)
         if (w->written)
             coherence_write_end(p->coherence, hashes_of(w)[i]);
-        else
+        else if (coherence_read_kills(p->coherence))
             coherence_kill(p->coherence, hashes_of(w)[i]);
     if (w->all)
         coherence_write_all_end(p->coherence);

@@ -260,6 +260,8 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
     struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
     const char *obstacle = coherence_obstacle(p->coherence, view.hash, now);
     bool there = l1_inspect(p->l1, &view, now, &info);
+    if (there && info.suspect && !obstacle)
+        obstacle = "suspect: the invalidation link was lost since; the next GET asks for it again";
     bool cached = there && !obstacle;
     struct chain *out = caller_reply(c);
     caller_map_header(c, out, there ? 9 : 3);

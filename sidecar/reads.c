@@ -187,38 +187,66 @@ static void read_past(struct proxy *p, struct caller *c, const struct request_pl
                       struct upstream_conn *uc)
 {
     struct request *r = forward_list_keys(p, c, plan) ? forward_send(p, c, plan, uc) : NULL;
-    if (r && coherence_read_kills(p->coherence) && !writes_add_read(&r->writes, plan->hash))
+    if (r && !writes_add_read(&r->writes, plan->hash))
         coherence_kill(p->coherence, plan->hash);
+}
+
+/* A reply about the key is on its way to this client: what comes from elsewhere could be older, and
+ * would be shown behind it. */
+static bool is_asked(const struct caller *c, uint64_t hash)
+{
+    return c->head && c->asked >> (hash & 63) & 1;
+}
+
+static void note_asked(struct caller *c, uint64_t hash)
+{
+    c->asked |= (uint64_t)1 << (hash & 63);
+}
+
+static bool join(struct proxy *p, struct caller *c, const struct l1_view *view,
+                 const struct upstream_conn *uc)
+{
+    struct fill *f = coherence_join(p->coherence, view, c->resp);
+    if (!f || (is_asked(c, view->hash) && coherence_fill_path(f) != uc) || !wait_for(c, f))
+        return false;
+    p->metrics->coalesced++;
+    return true;
+}
+
+static void ask(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                const struct l1_view *view)
+{
+    struct upstream_conn *uc = proxy_lane(p, c, c->db);
+    if (join(p, c, view, uc)) {
+        note_asked(c, view->hash);
+        return;
+    }
+    if (proxy_refused(p, c, uc))
+        return;
+    struct fill *f = begin_fill(p, c, view, plan->command->absent, uc);
+    if (f)
+        send_fill(p, c, plan, f, uc);
+    else
+        read_past(p, c, plan, uc);
+    note_asked(c, view->hash);
 }
 
 void reads_one(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    uint64_t now = loop_now(p->loop);
     struct place at;
     struct l1_hit hit;
     if (!find_place(&at, c, plan)) {
         forward_run(p, c, plan);
         return;
     }
-    if (coherence_lookup(p->coherence, &at.view, now, &hit)) {
+    if (!is_asked(c, plan->hash) &&
+        coherence_lookup(p->coherence, &at.view, loop_now(p->loop), &hit)) {
         p->metrics->hits++;
         answer_hit(c, &hit);
         return;
     }
     p->metrics->misses++;
-    struct fill *f = coherence_join(p->coherence, &at.view, c->resp);
-    if (f && wait_for(c, f)) {
-        p->metrics->coalesced++;
-        return;
-    }
-    struct upstream_conn *uc = proxy_lane(p, c, c->db);
-    if (proxy_refused(p, c, uc))
-        return;
-    f = begin_fill(p, c, &at.view, plan->command->absent, uc);
-    if (f)
-        send_fill(p, c, plan, f, uc);
-    else
-        read_past(p, c, plan, uc);
+    ask(p, c, plan, &at.view);
 }
 
 /* --- MGET: hits from the L1, one MGET for the rest, put together in order -----------------------
@@ -292,7 +320,7 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             struct slot *s = &m->slots[first + i];
             struct l1_view view = proxy_get_view(c, plan->argv[1 + first + i], hashes[i]);
             struct l1_hit hit;
-            if (coherence_lookup(p->coherence, &view, now, &hit)) {
+            if (!is_asked(c, hashes[i]) && coherence_lookup(p->coherence, &view, now, &hit)) {
                 s->at = m->hits.len;
                 append_element(c, &m->hits, &hit);
                 s->len = m->hits.len - s->at;
@@ -337,8 +365,9 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
         s->fill = begin_fill(p, c, &view, COMMAND_ABSENT_VALUE, uc);
         if (s->fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, s->fill, "", 0);
-        else if (coherence_read_kills(p->coherence) && !writes_add_read(&r->writes, hash))
+        else if (!writes_add_read(&r->writes, hash))
             coherence_kill(p->coherence, hash);
+        note_asked(c, hash);
     }
 }
 

@@ -201,6 +201,7 @@ def test_a_killed_connection_does_not_empty_the_l1(side):
     epochs = side.stats()["epochs"]
     kill(side, data_connections(side))
     wait_until(lambda: side.stats()["epochs"] > epochs)
+    wait_until(lambda: side.near.call("DUMP", "none") is None)  # it has connected again
     assert side.stats()["entries"] == entries >= 20
     assert said(side, "k0")["cached"] == b"no"
     await_hit(side, "k0")

@@ -45,7 +45,7 @@ READS = {
     "stream": ["XLEN", "XRANGE - +", "XRANGE - + COUNT 1", "XREVRANGE + -", "XRANGE 9 10"],
 }
 # Of an absent key they read as of one that is there, which may have expired since: not kept.
-READ_AS_OTHERS = ["BITPOS 1", "BITPOS 0 2", "LPOS b COUNT 0"]
+READ_AS_OTHERS = ["BITPOS 1", "BITPOS 0 2"]
 NAMES = {read.split()[0] for reads in READS.values() for read in reads}
 
 

@@ -302,8 +302,7 @@ static void ck_stored(const char *key, const char *reply)
     ck_assert_mem_eq(h.reply, reply, h.len);
 }
 
-/* The second reader may have seen more than the first: what the first brings counts for nothing,
- * in whatever order the two end. */
+/* The second reader may have seen more than the first: what the first brings counts for nothing. */
 START_TEST(test_a_newer_fill_supersedes_an_older_one)
 {
     struct l1_view v = view("k");
@@ -317,11 +316,14 @@ START_TEST(test_a_newer_fill_supersedes_an_older_one)
     end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
     ck_stored("k", "$3\r\nnew\r\n");
     coherence_kill(c, v.hash);
-    old = begin("k", 0), new = begin("k", 0);
+    /* On another path the older one may be answered later, and show more than what is stored. */
+    old = begin("k", 0);
+    new = coherence_begin_fill(
+        c, &v, &(struct fill_terms){.absent = COMMAND_ABSENT_VALUE, .resp = 2, .path = "b"});
     end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
+    ck_assert(hit("k", 0));
     end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
-    ck_stored("k", "$3\r\nnew\r\n"); /* nor what it had stored */
-    ck_assert_uint_eq(metrics.fills, 2);
+    ck_assert(!hit("k", 0));
 }
 END_TEST
 
@@ -364,6 +366,7 @@ static const struct {
               {COMMAND_ABSENT_EMPTY, "$0\r\n\r\n"},
               {COMMAND_ABSENT_NONE, "+none\r\n"},
               {COMMAND_ABSENT_NIL, "*-1\r\n"},
+              {COMMAND_ABSENT_SOUGHT, "*0\r\n"},
               {COMMAND_ABSENT_LIST, "*0\r\n"},
               {COMMAND_ABSENT_LIST, "%0\r\n"},
               {COMMAND_ABSENT_LIST, "~0\r\n"},
@@ -396,7 +399,8 @@ START_TEST(test_the_form_of_absence_is_the_reads_own)
 {
     for (size_t i = 0; i < ABSENT_FORMS; i++)
         for (int absent = COMMAND_ABSENT_NIL; absent <= COMMAND_ABSENT_ZEROS; absent++)
-            if (absent != (int)ABSENT[i].absent)
+            if (absent != (int)ABSENT[i].absent && absent != COMMAND_ABSENT_SOUGHT &&
+                ABSENT[i].absent != COMMAND_ABSENT_SOUGHT)
                 ck_assert_msg(!kept_as((enum command_absent)absent, ABSENT[i].reply, ":-2\r\n"),
                               "%d %s", absent, ABSENT[i].reply);
 }
