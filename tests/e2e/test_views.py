@@ -496,3 +496,21 @@ def test_a_read_by_many_at_once_is_asked_for_once(small):
     assert after == before + 1 and side.stats()["coalesced"] == 9
     for wire in wires:
         wire.close()
+
+
+def test_clients_that_want_no_replies_get_none(side):
+    side.make("hash", "quiet")
+    reads = [["HGETALL", "quiet"], ["GET", "quiet:none"], ["MGET", "quiet:none", "quiet:none2"],
+             ["EXISTS", "quiet:none"], ["TYPE", "quiet"]]
+    for words in reads + reads:  # hits, later on
+        side.near.call_raw(*words)
+    wire = Wire(side.near.socket.getpeername())
+    for words in reads:
+        wire.command("CLIENT", "REPLY", "SKIP"), wire.command(*words), wire.command("ECHO", "x")
+        assert wire.reply() == b"x", words
+    wire.command("CLIENT", "REPLY", "OFF")
+    for words in reads + [["HGET", "quiet", "unread"], ["GET", "quiet:unread"]]:
+        wire.command(*words)
+    wire.command("CLIENT", "REPLY", "ON")
+    assert wire.reply() == "OK" and wire.call("GET", "quiet:none") is None
+    wire.close()
