@@ -519,6 +519,11 @@ void command_table_forget(struct command_table *t)
     start_over(t);
 }
 
+void command_table_suppose_fields_expire(struct command_table *t)
+{
+    t->fields_expire = true;
+}
+
 bool command_table_fields_expire(const struct command_table *t)
 {
     return t->fields_expire;

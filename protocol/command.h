@@ -141,6 +141,8 @@ RESP_WARN_UNUSED bool command_table_learn(struct command_table *t, const struct 
 void command_table_forget(struct command_table *t);
 /* The upstream has hashes whose fields expire one by one (Redis 7.4, Valkey 9). */
 bool command_table_fields_expire(const struct command_table *t);
+/* What the upstream has can't be learned: they may. */
+void command_table_suppose_fields_expire(struct command_table *t);
 /* Every id is below it. */
 size_t command_table_count(const struct command_table *t);
 /* Calls `each` for every command and sub-command. */

@@ -309,6 +309,7 @@ static void learn(struct link *l, const redisReply *r)
 static void learn_commands(struct link *l, const redisReply *r)
 {
     if (r->type != REDIS_REPLY_ARRAY) {
+        command_table_suppose_fields_expire(l->commands);
         log_write(l->log, LOG_INFO, "commands_not_learned", "why",
                   is_text(r) || r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply", NULL);
         return;
