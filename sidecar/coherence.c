@@ -488,7 +488,8 @@ static void store(struct coherence *c, struct fill *f, uint64_t now)
 {
     struct l1_view view = view_of(f);
     /* Without a life it only takes away an older one, which was not served at the time. */
-    if (l1_insert(c->l1, &view, f->value, f->value_len, f->sent + life_of(c, f), now))
+    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now;
+    if (l1_insert(c->l1, &view, f->value, f->value_len, from + life_of(c, f), now))
         c->metrics->fills++;
     c->stored = true;
 }

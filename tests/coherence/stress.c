@@ -72,9 +72,11 @@ struct key {
     enum kind counted_by[STATES];  /* and to whom */
 };
 
+enum what { SKIP, READ, WRITE, WRITES, INCR, INCR_IN_EXEC, FLUSHED, READ_MANY, READ_IN_EXEC };
+
 /* A reply that a client waits for. */
 struct awaited {
-    enum { SKIP, READ, WRITE, WRITES, INCR, INCR_IN_EXEC, FLUSHED, READ_MANY, READ_IN_EXEC } what;
+    enum what what;
     enum view view;
     unsigned n; /* keys */
     struct key *keys[TRANSACTION];
@@ -343,7 +345,7 @@ static void check_counter(struct stress *s, struct client *c, const struct await
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-static struct awaited *await(struct client *c, int what)
+static struct awaited *await(struct client *c, enum what what)
 {
     assert(c->n < QUEUE);
     struct awaited *a = &c->queue[(c->head + c->n++) % QUEUE];
@@ -648,7 +650,7 @@ static void write_string(struct stress *s, struct client *c)
     uint64_t how = below(s, 1000);
     if (!k)
         return;
-    if (how < s->unknown)
+    if (below(s, 1000000) < s->unknown)
         store_unseen(c, k);
     else if (how < 60)
         store_many(s, c, true);
@@ -1145,7 +1147,7 @@ static void set(struct stress *s, const char *word)
         {"writes=", &s->writes},                          /* per mille of the operations */
         {"lease=", &s->lease},     {"slack=", &s->slack}, /* us */
         {"flush=", &s->flush},                            /* us between two FLUSHDBs */
-        {"unknown=", &s->unknown}, /* per mille of string writes by scripts without keys */
+        {"unknown=", &s->unknown}, /* per million of string writes: scripts without keys */
         {"across=", &s->across}};  /* 1: monotonic over all views of a key together */
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         size_t n = strlen(settings[i].name);
@@ -1186,7 +1188,7 @@ int main(int argc, char **argv)
         return 2;
     }
     s->seconds = 10, s->seed = 1, s->writes = 100, s->lease = 1000000, s->slack = 200000;
-    s->flush = 4000000, s->unknown = 2;
+    s->flush = 4000000, s->unknown = 100;
     for (int i = 4; i < argc; i++)
         set(s, argv[i]);
     s->random = s->seed * 0x9e3779b97f4a7c15u + 1;
