@@ -1,6 +1,7 @@
 /* forward.c - one request to the upstream, and its reply back to the client. */
 #include "forward.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,7 @@ static bool keep_name(struct writes *w, struct resp_slice key)
         w->names = names;
         w->names_cap = cap;
     }
+    assert(w->names);
     memcpy(w->names + w->names_len, &key.len, sizeof key.len);
     if (key.len)
         memcpy(w->names + w->names_len + sizeof key.len, key.data, key.len);

@@ -95,6 +95,7 @@ bool transaction_add_gathered(struct transaction *t, const struct command *comma
 static struct resp_slice *copy_argv(const struct request_plan *plan)
 {
     size_t bytes = 0;
+    assert(plan->argc > 0);
     for (size_t i = 0; i < plan->argc; i++)
         bytes += plan->argv[i].len;
     struct resp_slice *argv = malloc(plan->argc * sizeof *argv + bytes);
