@@ -92,8 +92,10 @@ static void check_service(const struct namespace *ns, struct resp_slice in)
 {
     const struct resp_slice key = {"k", 1};
     char *probe = announce_event("svc", &in, 0, OWN);
-    char *service = strndup(in.len ? in.data : "", in.len);
+    char *service = calloc(1, in.len + 1); /* strndup would look for a NUL behind the input */
     assert(service);
+    if (in.len)
+        memcpy(service, in.data, in.len);
     if (probe) {
         char *event = announce_event(service, NULL, 0, "o");
         assert(event);
