@@ -2,7 +2,6 @@
 #include "address.h"
 
 #include <ctype.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,12 +112,12 @@ static const char *check_path(const char *path)
 }
 
 /* NULL: out of memory. */
-static char *make_label(const char *host, uint16_t port, const char *path)
+static char *make_label(const char *scheme, const char *host, uint16_t port, const char *path)
 {
     char *label = NULL;
     int n = path                ? asprintf(&label, "unix:%s", path)
-            : strchr(host, ':') ? asprintf(&label, "[%s]:%u", host, port)
-                                : asprintf(&label, "%s:%u", host, port);
+            : strchr(host, ':') ? asprintf(&label, "%s[%s]:%u", scheme, host, port)
+                                : asprintf(&label, "%s%s:%u", scheme, host, port);
     return n < 0 ? NULL : label;
 }
 
@@ -156,16 +155,23 @@ static const char *parse_listen_unix(const char *path, struct listen_address *ou
 
 const char *listen_address_parse(const char *text, struct listen_address *out)
 {
-    *out = (struct listen_address){0};
-    const char *wrong =
-        skip(&text, "unix:") ? parse_listen_unix(text, out) : parse_listen_tcp(text, out);
+    *out = (struct listen_address){.tls = skip(&text, "tls:")};
+    const char *wrong = !out->tls && skip(&text, "unix:") ? parse_listen_unix(text, out)
+                                                          : parse_listen_tcp(text, out);
     if (!wrong) {
-        out->label = make_label(out->host, out->port, out->path);
+        out->label = make_label(out->tls ? "tls:" : "", out->host, out->port, out->path);
         wrong = out->label ? NULL : OUT_OF_MEMORY;
     }
     if (wrong)
         listen_address_free(out);
     return wrong;
+}
+
+bool listen_address_is_local(const struct listen_address *address)
+{
+    const char *host = address->host;
+    return !host || strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 ||
+           (strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == strlen(host));
 }
 
 void listen_address_free(struct listen_address *address)
@@ -180,27 +186,23 @@ void listen_address_free(struct listen_address *address)
 
 /* Cuts a URL into parts; nothing is decoded yet. */
 struct url {
-    bool is_unix;
+    bool is_unix, is_tls;
     struct part user, password, host, path, query;
 };
 
-static const char *find_scheme(const char **p, bool *is_unix)
+static const char *find_scheme(const char **p, struct url *url)
 {
-    *is_unix = false;
-    if (skip(p, "redis://") || skip(p, "valkey://"))
+    url->is_tls = skip(p, "rediss://") || skip(p, "valkeys://");
+    if (url->is_tls || skip(p, "redis://") || skip(p, "valkey://"))
         return NULL;
-    if (skip(p, "rediss://") || skip(p, "valkeys://"))
-        return "TLS upstreams are not supported yet";
-    *is_unix = true;
-    if (skip(p, "redis+unix://") || skip(p, "unix://") || skip(p, "unix:"))
-        return NULL;
-    return "not a URL like redis://host:6379/0 or unix:/path";
+    url->is_unix = skip(p, "redis+unix://") || skip(p, "unix://") || skip(p, "unix:");
+    return url->is_unix ? NULL : "not a URL like redis://host:6379/0 or unix:/path";
 }
 
 static const char *split_url(const char *text, struct url *url)
 {
     *url = (struct url){0};
-    const char *wrong = find_scheme(&text, &url->is_unix);
+    const char *wrong = find_scheme(&text, url);
     if (wrong)
         return wrong;
     const char *query = strchrnul(text, '?');
@@ -310,7 +312,8 @@ static const char *parse_upstream(const char *text, struct upstream_address *out
         wrong = decode(url.password, &out->password);
     if (wrong)
         return wrong;
-    out->label = make_label(out->host, out->port, out->path);
+    out->tls = url.is_tls;
+    out->label = make_label(url.is_tls ? "rediss://" : "", out->host, out->port, out->path);
     return out->label ? NULL : OUT_OF_MEMORY;
 }
 

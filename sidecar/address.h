@@ -2,10 +2,12 @@
 #ifndef NEARCACHE_ADDRESS_H
 #define NEARCACHE_ADDRESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Where the shared Redis is. Strings are owned. */
 struct upstream_address {
+    bool tls;
     char *host; /* NULL for a unix socket; an IPv6 literal has no brackets */
     uint16_t port;
     char *path; /* of the unix socket, or NULL */
@@ -17,6 +19,7 @@ struct upstream_address {
 
 /* One listening address. Strings are owned. */
 struct listen_address {
+    bool tls;
     char *host;    /* NULL for a unix socket; "0.0.0.0" where none was written (":6380") */
     uint16_t port; /* 0: any free one */
     char *path;
@@ -25,14 +28,18 @@ struct listen_address {
 
 /* These two return NULL, or what is wrong in words that may follow a colon; then *out is empty. */
 
-/* redis://[user[:password]@]host[:port][/db] or unix:/path[?db=n] and what else goes by as such:
- * valkey://, redis+unix://, unix://user:password@/path; user, password and path may be
- * percent-encoded. */
+/* redis://[user[:password]@]host[:port][/db], rediss:// for TLS, or unix:/path[?db=n] and what else
+ * goes by as such: valkey://, valkeys://, redis+unix://, unix://user:password@/path; user, password
+ * and path may be percent-encoded. */
 __attribute__((warn_unused_result)) const char *
 upstream_address_parse(const char *url, struct upstream_address *out);
-/* host:port, [ipv6]:port, :port, *:port, unix:/path or unix:///path. */
+/* host:port, [ipv6]:port, :port, *:port, tls: before any of these, unix:/path or unix:///path. */
 __attribute__((warn_unused_result)) const char *listen_address_parse(const char *text,
                                                                      struct listen_address *out);
+
+/* Whether only this machine can reach it: a unix socket or a loopback address. Names are not
+ * resolved; of those only localhost counts. */
+bool listen_address_is_local(const struct listen_address *address);
 
 void upstream_address_free(struct upstream_address *address);
 void listen_address_free(struct listen_address *address);

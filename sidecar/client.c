@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ enum {
     OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests, .. */
     PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
     FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */
+    HANDSHAKE_LOG_EVERY = 1000,       /* ms */
 };
 
 struct client {
@@ -222,9 +224,30 @@ static size_t take(struct client *cl, const char *p, size_t n)
     return at;
 }
 
+/* The two sides disagree about TLS, or about who may be trusted. */
+static void handshake_failed(struct client *cl, const char *why)
+{
+    struct proxy *p = cl->proxy;
+    char peer[CONN_ADDRESS_MAX], suppressed[24];
+    p->metrics->tls_handshakes_failed++;
+    if (!log_limit_pass(&p->handshake_log, loop_now(p->loop), HANDSHAKE_LOG_EVERY))
+        return;
+    conn_peer_address(cl->caller.conn, peer);
+    log_write(p->log, LOG_WARN, "client_handshake_failed", "client", peer, "why", why, "suppressed",
+              p->handshake_log.suppressed ? log_number(suppressed, p->handshake_log.suppressed)
+                                          : NULL,
+              NULL);
+}
+
 static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct client *cl = client_of(ctx);
+    if (!cl->caller.last_command && tls_is_record(p, n)) {
+        handshake_failed(cl, "the client speaks TLS at a port that does not; give the address to "
+                             "listen at as tls:host:port");
+        client_close(cl);
+        return n;
+    }
     cl->caller.active = loop_now(cl->proxy->loop);
     size_t taken = cl->held ? 0 : take(cl, p, n);
     resp_args_reset(&cl->args);
@@ -265,7 +288,8 @@ static void on_drained(void *ctx)
 static void on_ended(void *ctx, bool eof, const char *why)
 {
     struct client *cl = client_of(ctx);
-    (void)why;
+    if (!conn_is_open(cl->caller.conn))
+        handshake_failed(cl, why);
     if (!eof || cl->caller.state.blocking) { /* what it waits for may never come */
         client_close(cl);
         return;
@@ -280,6 +304,14 @@ static const struct conn_callbacks conn_callbacks = {
 /* --- accepting ----------------------------------------------------------------------------------
  */
 
+struct listener {
+    struct proxy *proxy;
+    struct evconnlistener *listener;
+    bool tls;
+    char *path; /* of a unix socket, to be removed */
+    char label[CONN_ADDRESS_MAX + 8];
+};
+
 static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
 {
     p->metrics->connections_rejected++;
@@ -287,7 +319,7 @@ static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
     close(fd);
 }
 
-static void client_new(struct proxy *p, evutil_socket_t fd)
+static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *tls)
 {
     struct client *cl = calloc(1, sizeof *cl);
     if (!cl) {
@@ -303,7 +335,7 @@ static void client_new(struct proxy *p, evutil_socket_t fd)
     c->db = p->address->db;
     c->authenticated = !identity_auth_required(p);
     c->created = c->active = loop_now(p->loop);
-    c->conn = conn_accept(p->loop, fd, &conn_callbacks, cl);
+    c->conn = conn_accept(p->loop, fd, tls, &conn_callbacks, cl);
     if (!c->conn) {
         free(cl);
         return;
@@ -320,29 +352,24 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     (void)listener;
     (void)address;
     (void)len;
-    struct proxy *p = ctx;
+    const struct listener *l = ctx;
+    struct proxy *p = l->proxy;
     if (p->n_callers >= p->config->max_clients)
-        refuse(p, fd, "-ERR max number of clients reached\r\n");
+        refuse(p, fd, l->tls ? "" : "-ERR max number of clients reached\r\n");
     else
-        client_new(p, fd);
+        client_new(p, fd, l->tls ? p->tls : NULL);
 }
 
 /* Out of descriptors: the connection waits in the backlog; say so, once in a while. */
 static void on_accept_error(struct evconnlistener *listener, void *ctx)
 {
     (void)listener;
-    struct proxy *p = ctx;
+    const struct proxy *p = ((const struct listener *)ctx)->proxy;
     log_write(p->log, LOG_WARN, "accept_failed", "why", strerror(errno), NULL);
 }
 
 /* --- listeners ----------------------------------------------------------------------------------
  */
-
-struct listener {
-    struct evconnlistener *listener;
-    char *path; /* of a unix socket, to be removed */
-    char label[CONN_ADDRESS_MAX + 8];
-};
 
 enum { BACKLOG = 511 };
 
@@ -388,6 +415,18 @@ static int listen_unix(const char *path)
     return fd;
 }
 
+/* The file has its permissions from the start: there is no moment in which others may connect.
+ * `mode` is octal; NULL: what the umask leaves. */
+static int listen_unix_as(const char *path, const char *mode)
+{
+    mode_t mask = umask(0);
+    (void)umask(mode ? 0777 & ~(mode_t)strtoul(mode, NULL, 8) : mask);
+    int fd = listen_unix(path), error = errno;
+    (void)umask(mask);
+    errno = error;
+    return fd;
+}
+
 /* At start-up, before the loop runs: resolving may block here. */
 static int listen_tcp(const struct listen_address *a, char error[CLIENT_ERROR_MAX])
 {
@@ -418,8 +457,8 @@ static void set_label(struct listener *l, const struct listen_address *a)
     (void)getsockname(evconnlistener_get_fd(l->listener), (struct sockaddr *)&address, &len);
     (void)getnameinfo((struct sockaddr *)&address, len, host, sizeof host, port, sizeof port,
                       NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(l->label, sizeof l->label, address.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
-             port);
+    snprintf(l->label, sizeof l->label, address.ss_family == AF_INET6 ? "%s[%s]:%s" : "%s%s:%s",
+             l->tls ? "tls:" : "", host, port);
 }
 
 struct listener *listener_new(struct proxy *p, const struct listen_address *address,
@@ -429,11 +468,14 @@ struct listener *listener_new(struct proxy *p, const struct listen_address *addr
     snprintf(error, CLIENT_ERROR_MAX, "out of memory");
     if (!l)
         return NULL;
-    int fd = address->path ? listen_unix(address->path) : listen_tcp(address, error);
+    l->proxy = p;
+    l->tls = address->tls;
+    int fd = address->path ? listen_unix_as(address->path, p->config->unix_mode)
+                           : listen_tcp(address, error);
     if (fd < 0 && address->path)
         snprintf(error, CLIENT_ERROR_MAX, "%s: %s", address->label, strerror(errno));
     if (fd >= 0)
-        l->listener = evconnlistener_new(p->loop->base, on_accept, p,
+        l->listener = evconnlistener_new(p->loop->base, on_accept, l,
                                          LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!l->listener) {
         if (fd >= 0)

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "json.h"
 #include "options.h"
@@ -26,18 +27,19 @@
 #define ENVIRONMENT_PREFIX "NEARCACHE_"
 
 /* The table's TYPE column as setting.h knows it. */
-#define KIND_STRING              SETTING_STRING
-#define KIND_SECRET              SETTING_SECRET
-#define KIND_LIST                SETTING_LIST
-#define KIND_BYTES               SETTING_BYTES
-#define KIND_DURATION            SETTING_DURATION
-#define KIND_COUNT               SETTING_COUNT
-#define KIND_BOOL                SETTING_BOOL
-#define KIND_ENUM_tracking       SETTING_ENUM
-#define KIND_ENUM_tracking_mode  SETTING_ENUM
-#define KIND_ENUM_publish        SETTING_ENUM
-#define KIND_ENUM_admin_commands SETTING_ENUM
-#define KIND_ENUM_log_level      SETTING_ENUM
+#define KIND_STRING                SETTING_STRING
+#define KIND_SECRET                SETTING_SECRET
+#define KIND_LIST                  SETTING_LIST
+#define KIND_BYTES                 SETTING_BYTES
+#define KIND_DURATION              SETTING_DURATION
+#define KIND_COUNT                 SETTING_COUNT
+#define KIND_BOOL                  SETTING_BOOL
+#define KIND_ENUM_tracking         SETTING_ENUM
+#define KIND_ENUM_tracking_mode    SETTING_ENUM
+#define KIND_ENUM_publish          SETTING_ENUM
+#define KIND_ENUM_admin_commands   SETTING_ENUM
+#define KIND_ENUM_log_level        SETTING_ENUM
+#define KIND_ENUM_tls_auth_clients SETTING_ENUM
 
 static const struct setting settings[] = {
 #define SETTING(field, path, type, ...)                                                            \
@@ -393,9 +395,9 @@ static void assign_command_line(struct loader *l, struct arguments args)
 
 /* --- settings that depend on each other ------------------------------------------------------ */
 
-/* The first line of the file, malloc'ed. */
-static bool read_first_line(const char *path, char **out, char error[SETTING_ERROR_MAX])
+char *config_first_line(const char *path, char error[SETTING_ERROR_MAX])
 {
+    char *copy;
     char line[PASSWORD_LINE_MAX] = "";
     FILE *f = fopen(path, "re");
     bool ok = f && (fgets(line, sizeof line, f) || !ferror(f));
@@ -404,19 +406,19 @@ static bool read_first_line(const char *path, char **out, char error[SETTING_ERR
     if (f)
         fclose(f);
     if (!ok)
-        return false;
+        return NULL;
     size_t whole = strlen(line), n = strcspn(line, "\r\n");
     line[n] = '\0';
     if (n == 0 || whole == sizeof line - 1) {
         snprintf(error, SETTING_ERROR_MAX,
                  n ? "its first line is too long" : "its first line is empty");
-        return false;
+        return NULL;
     }
-    *out = strdup(line);
-    if (!*out)
+    copy = strdup(line);
+    if (!copy)
         snprintf(error, SETTING_ERROR_MAX, "out of memory");
     explicit_bzero(line, sizeof line);
-    return *out;
+    return copy;
 }
 
 /* Replaces *out by a copy of `text`, unless that is NULL. */
@@ -439,7 +441,7 @@ static bool find_upstream(const struct config *config, struct upstream_address *
     snprintf(error, SETTING_ERROR_MAX, "%s", wrong ? wrong : "out of memory");
     bool ok = !wrong && override(&out->user, config->upstream_user) &&
               override(&out->password, config->upstream_password) &&
-              (!file || read_first_line(file, &from_file, error)) &&
+              (!file || (from_file = config_first_line(file, error))) &&
               override(&out->password, from_file);
     free(from_file);
     if (!ok)
@@ -468,6 +470,109 @@ static void check_upstream(struct loader *l)
     }
 }
 
+/* --- TLS and who may connect ----------------------------------------------------------------- */
+
+/* The file of a STRING setting, if it has one, can be read; a password's has a first line. */
+static void check_file(struct loader *l, const char *path)
+{
+    char where[MESSAGE_BYTES], error[SETTING_ERROR_MAX] = "";
+    const struct setting *s = setting_find(&table, path);
+    const char *file = setting_string(s, l->config);
+    bool ok = !file || access(file, R_OK) == 0;
+    if (!ok) {
+        snprintf(error, sizeof error, "%s", strerror(errno));
+    } else if (file && ends_with(path, "password_file")) {
+        char *password = config_first_line(file, error);
+        ok = password;
+        free(password);
+    }
+    if (ok)
+        return;
+    describe_origin(l, s, where);
+    complain(l, FROM_DEFAULT, "%s: %s=%s: %s", where, path, file, error);
+}
+
+static bool is_given(const struct loader *l, const char *path)
+{
+    return l->origins[setting_find(&table, path) - settings].source != FROM_DEFAULT;
+}
+
+/* `path` was given, and makes no sense because of what `why` says. */
+static void complain_of(struct loader *l, const char *path, const char *why)
+{
+    char where[MESSAGE_BYTES];
+    describe_origin(l, setting_find(&table, path), where);
+    complain(l, FROM_DEFAULT, "%s: %s: %s", where, path, why);
+}
+
+static void check_tls_files(struct loader *l)
+{
+    static const char *const files[] = {"tls.cert_file",
+                                        "tls.key_file",
+                                        "tls.key_password_file",
+                                        "tls.ca_file",
+                                        "upstream.tls.ca_file",
+                                        "upstream.tls.ca_dir",
+                                        "upstream.tls.cert_file",
+                                        "upstream.tls.key_file",
+                                        "upstream.tls.key_password_file"};
+    static const char *const needs_upstream[] = {"upstream.tls.ca_file", "upstream.tls.ca_dir",
+                                                 "upstream.tls.cert_file",
+                                                 "upstream.tls.server_name"};
+    const struct config *c = l->config;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        check_file(l, files[i]);
+    if (c->tls_key_file && !c->tls_cert_file)
+        complain_of(l, "tls.key_file", "a key without tls.cert_file");
+    if (c->upstream_tls_key_file && !c->upstream_tls_cert_file)
+        complain_of(l, "upstream.tls.key_file", "a key without upstream.tls.cert_file");
+    if (config_tls_auth_clients(c) != TLS_AUTH_OFF && !c->tls_ca_file)
+        complain_of(l, "tls.auth_clients", "needs tls.ca_file, the authorities of the clients");
+    struct upstream_address address;
+    if (c->dev || upstream_address_parse(c->upstream_url, &address))
+        return;
+    for (size_t i = 0; !address.tls && i < sizeof needs_upstream / sizeof *needs_upstream; i++)
+        if (is_given(l, needs_upstream[i])) /* what was meant to be secret would not be */
+            complain_of(l, needs_upstream[i], "upstream.url does not begin with rediss://");
+    upstream_address_free(&address);
+}
+
+/* An open port gives everything away: the service's keys, and with them often its users. */
+static void check_exposure(struct loader *l, const char *text, const struct listen_address *address)
+{
+    const struct config *c = l->config;
+    char where[MESSAGE_BYTES];
+    bool certified = address->tls && config_tls_auth_clients(c) == TLS_AUTH_REQUIRED;
+    if (!c->protected_mode || certified || c->auth_password || listen_address_is_local(address))
+        return;
+    describe_origin(l, setting_find(&table, "listen"), where);
+    complain(l, FROM_DEFAULT,
+             "%s: listen=%s: whoever reaches this address could read and change the service's "
+             "keys without a password. Listen on 127.0.0.1 (the containers of a pod share it), "
+             "or give auth.password%s; protected_mode=no allows it as it is",
+             where, text,
+             address->tls ? ", or tls.ca_file to ask clients for certificates"
+                          : ", or listen at tls:host:port and ask clients for certificates "
+                            "(tls.ca_file)");
+}
+
+static void check_listeners(struct loader *l)
+{
+    const struct config_list *list = &l->config->listen;
+    char where[MESSAGE_BYTES];
+    describe_origin(l, setting_find(&table, "listen"), where);
+    for (size_t i = 0; i < list->n; i++) {
+        struct listen_address address;
+        if (listen_address_parse(list->v[i], &address))
+            continue; /* it was told where it was assigned */
+        if (address.tls && !l->config->tls_cert_file)
+            complain(l, FROM_DEFAULT, "%s: listen=%s: needs tls.cert_file and tls.key_file", where,
+                     list->v[i]);
+        check_exposure(l, list->v[i], &address);
+        listen_address_free(&address);
+    }
+}
+
 static void check_together(struct loader *l)
 {
     if (!l->config->service)
@@ -475,6 +580,8 @@ static void check_together(struct loader *l)
                  "the service's name is missing: give --service NAME, "
                  "NEARCACHE_SERVICE or \"service\" in the file");
     check_upstream(l);
+    check_tls_files(l);
+    check_listeners(l);
 }
 
 /* --- --help, --print-config ------------------------------------------------------------------ */
@@ -641,20 +748,23 @@ enum config_action config_load(struct config *config, int argc, char **argv, cha
 }
 
 bool config_reload(struct config *config, int argc, char **argv, char **envp, FILE *err,
-                   void (*changed)(void *ctx, const char *path),
-                   void (*refused)(void *ctx, const char *path), void *ctx)
+                   const struct config_reload_hooks *hooks)
 {
     struct config fresh;
     int exit_code;
     if (config_load(&fresh, argc, argv, envp, err, err, &exit_code) != CONFIG_RUN)
         return false;
+    if (hooks->accept && !hooks->accept(hooks->ctx, &fresh)) {
+        config_free(&fresh);
+        return false;
+    }
     for (size_t i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
         if (setting_equal(s, config, &fresh))
             continue;
         if (s->reload)
             setting_swap(s, config, &fresh);
-        (s->reload ? changed : refused)(ctx, s->path);
+        (s->reload ? hooks->changed : hooks->refused)(hooks->ctx, s->path);
     }
     config_free(&fresh);
     return true;
@@ -675,6 +785,13 @@ bool config_upstream(const struct config *config, struct upstream_address *out)
 bool config_listen(const char *text, struct listen_address *out)
 {
     return !listen_address_parse(text, out);
+}
+
+enum tls_auth_clients config_tls_auth_clients(const struct config *config)
+{
+    if (config->tls_auth_clients != TLS_AUTH_AUTO)
+        return config->tls_auth_clients;
+    return config->tls_ca_file ? TLS_AUTH_REQUIRED : TLS_AUTH_OFF;
 }
 
 char *config_namespace(const struct config *config)

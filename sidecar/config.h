@@ -18,6 +18,7 @@ enum tracking { TRACKING_AUTO, TRACKING_ON, TRACKING_OFF };
 enum tracking_mode { TRACKING_MODE_BCAST, TRACKING_MODE_OPTIN };
 enum publish { PUBLISH_OFF, PUBLISH_AUTO, PUBLISH_ON };
 enum admin_commands { ADMIN_COMMANDS_DENY, ADMIN_COMMANDS_ALLOW };
+enum tls_auth_clients { TLS_AUTH_AUTO, TLS_AUTH_REQUIRED, TLS_AUTH_OPTIONAL, TLS_AUTH_OFF };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 /* C types of the table's TYPE column. */
@@ -33,6 +34,7 @@ typedef enum tracking_mode config_ENUM_tracking_mode;
 typedef enum publish config_ENUM_publish;
 typedef enum admin_commands config_ENUM_admin_commands;
 typedef enum log_level config_ENUM_log_level;
+typedef enum tls_auth_clients config_ENUM_tls_auth_clients;
 
 struct config {
 #define SETTING(field, path, type, ...) config_##type field;
@@ -55,15 +57,21 @@ __attribute__((warn_unused_result)) enum config_action config_load(struct config
                                                                    FILE *out, FILE *err,
                                                                    int *exit_code);
 
-/* SIGHUP: loads again from the same sources. Takes over what may change while running (logged by
- * the caller through `changed`, called with each path that was taken over, and `refused`, for each
- * that differs but needs a restart). False: the new configuration is wrong, it was said on err,
- * nothing was changed. */
+/* How a reload is taken by the rest of the program. */
+struct config_reload_hooks {
+    /* Before anything is changed: what `fresh` needs can be had. False: it can not; why was said.
+     * May be NULL. */
+    bool (*accept)(void *ctx, const struct config *fresh);
+    void (*changed)(void *ctx, const char *path); /* each path that was taken over, .. */
+    void (*refused)(void *ctx, const char *path); /* .. or differs but needs a restart */
+    void *ctx;
+};
+
+/* SIGHUP: loads again from the same sources, and takes over what may change while running. False:
+ * the new configuration is wrong, it was said on err, nothing was changed. */
 __attribute__((warn_unused_result)) bool config_reload(struct config *config, int argc, char **argv,
                                                        char **envp, FILE *err,
-                                                       void (*changed)(void *ctx, const char *path),
-                                                       void (*refused)(void *ctx, const char *path),
-                                                       void *ctx);
+                                                       const struct config_reload_hooks *hooks);
 
 void config_free(struct config *config);
 
@@ -74,6 +82,13 @@ __attribute__((warn_unused_result)) bool config_upstream(const struct config *co
                                                          struct upstream_address *out);
 __attribute__((warn_unused_result)) bool config_listen(const char *text,
                                                        struct listen_address *out);
+
+/* The first line of a file, such as a password's. Owned by the caller; NULL: `error` says why, in
+ * words that may follow a colon. */
+char *config_first_line(const char *path, char error[SETTING_ERROR_MAX]);
+
+/* Whether clients that speak TLS must, may or need not show a certificate: never TLS_AUTH_AUTO. */
+enum tls_auth_clients config_tls_auth_clients(const struct config *config);
 
 /* The key prefix: `namespace`, or "SERVICE:" where it was not given. Owned by the caller; NULL: out
  * of memory. */

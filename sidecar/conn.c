@@ -23,6 +23,20 @@ enum {
 /* CONNECTING -> OPEN -> CLOSED, or CONNECTING -> CLOSED. */
 enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_CLOSED };
 
+/* What a connection has besides when it speaks TLS. While it is CONNECTING the handshake goes on.
+ *
+ * Reading may have to wait until the socket takes something, and writing until the peer has sent
+ * something; and there may be bytes, decrypted or not, that the socket tells nothing about. */
+struct secure {
+    struct tls *tls;
+    struct tls_context *context;
+    struct event *timer;   /* CONNECTING: the deadline; then: there is more to read */
+    short awaited;         /* EV_READ, EV_WRITE: these events are pending */
+    short hands;           /* the one that the handshake waits for */
+    bool read_needs_room;  /* to be read from when the socket can be written to, .. */
+    bool write_needs_data; /* .. and written to when it can be read from */
+};
+
 /* Bytes of a message that is not complete; empty most of the time. */
 struct input {
     char *data;
@@ -40,6 +54,7 @@ struct conn {
     struct event *reading, *writing;
     struct evdns_getaddrinfo_request *resolving;
     evutil_socket_t fd;
+    struct secure *secure; /* NULL: plain text */
     struct input in;
     size_t in_limit, in_wanted;
     struct chain out;
@@ -85,9 +100,20 @@ static void broken(struct conn *c, const char *why)
 static void destroy(struct loop_job *job)
 {
     struct conn *c = CONTAINER(job, grave);
+    if (c->secure)
+        tls_free(c->secure->tls); /* whose words may have been c->end_why */
+    free(c->secure);
     free(c->in.data);
     c->magic = 0;
     free(c);
+}
+
+static void close_secure(struct secure *s)
+{
+    if (s->tls)
+        tls_close(s->tls);
+    if (s->timer)
+        event_free(s->timer);
 }
 
 void conn_close(struct conn *c)
@@ -98,6 +124,8 @@ void conn_close(struct conn *c)
     set_state(c, c->state, CONN_CLOSED);
     if (c->resolving)
         evdns_getaddrinfo_cancel(c->resolving);
+    if (c->secure)
+        close_secure(c->secure);
     if (c->reading)
         event_free(c->reading);
     if (c->writing)
@@ -180,11 +208,37 @@ static char *read_target(struct conn *c, size_t *room)
     return c->in.data;
 }
 
-static void read_failed(struct conn *c, int error)
+/* At the next turn, however much is there: others have their turn between. */
+static void read_again(struct conn *c)
 {
-    if (error == EAGAIN || error == EINTR)
-        return;
-    broken(c, strerror(error));
+    event_add(c->secure->timer, &(struct timeval){0});
+}
+
+static ssize_t receive_secure(struct conn *c, char *p, size_t room)
+{
+    struct secure *s = c->secure;
+    size_t n = 0;
+    enum tls_status status = tls_read(s->tls, p, room, &n);
+    s->read_needs_room = status == TLS_WANT_WRITE;
+    if (n > 0) {
+        if (status == TLS_OK || status == TLS_EOF || status == TLS_FAILED)
+            read_again(c);
+        return (ssize_t)n;
+    }
+    if (status == TLS_FAILED)
+        broken(c, tls_error(s->tls));
+    return status == TLS_EOF ? 0 : -1;
+}
+
+/* 0: the end. -1: nothing for now, or broken. */
+static ssize_t receive(struct conn *c, char *p, size_t room)
+{
+    if (c->secure)
+        return receive_secure(c, p, room);
+    ssize_t n = read(c->fd, p, room);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        broken(c, strerror(errno));
+    return n;
 }
 
 static void read_ended(struct conn *c)
@@ -194,22 +248,18 @@ static void read_ended(struct conn *c)
     c->callbacks.ended(c->ctx, true, "connection closed by the peer");
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg)
+static void take_in(struct conn *c)
 {
-    (void)what;
-    struct conn *c = conn_of(arg);
-    if (c->paused)
-        return;
     size_t room = 0;
     char *at = read_target(c, &room);
     if (!at) {
         broken(c, "out of memory");
         return;
     }
-    ssize_t n = read(fd, at + c->in.len, room);
+    ssize_t n = receive(c, at + c->in.len, room);
     if (n < 0)
-        read_failed(c, errno);
-    else if (n == 0)
+        return;
+    if (n == 0)
         read_ended(c);
     else if (at == c->in.data) {
         c->in.len += (size_t)n;
@@ -219,24 +269,67 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+static void on_secure_event(struct conn *c, bool readable);
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct conn *c = conn_of(arg);
+    if (c->secure)
+        on_secure_event(c, true);
+    else if (!c->paused)
+        take_in(c);
+}
+
+/* Has the events pending that TLS needs now. */
+static void await_secure(struct conn *c)
+{
+    struct secure *s = c->secure;
+    short wanted = s->hands;
+    if (c->state == CONN_OPEN) {
+        bool reads = (!c->paused && !c->eof) || s->write_needs_data;
+        bool writes = (c->want_write && !s->write_needs_data) || s->read_needs_room;
+        wanted = (short)((reads ? EV_READ : 0) | (writes ? EV_WRITE : 0));
+    }
+    short changed = (short)(wanted ^ s->awaited);
+    s->awaited = wanted;
+    if (changed & EV_READ)
+        (void)(wanted & EV_READ ? event_add(c->reading, NULL) : event_del(c->reading));
+    if (changed & EV_WRITE)
+        (void)(wanted & EV_WRITE ? event_add(c->writing, NULL) : event_del(c->writing));
+}
+
 void conn_pause(struct conn *c)
 {
     if (c->paused || c->state == CONN_CLOSED)
         return;
     c->paused = true;
-    if (c->reading)
+    if (c->secure)
+        await_secure(c);
+    else if (c->reading)
         event_del(c->reading);
 }
 
 static void flush_or_offer(struct loop_job *job);
 
+static void resume_secure(struct conn *c)
+{
+    if (c->state == CONN_OPEN && !c->eof)
+        read_again(c);
+    await_secure(c);
+}
+
 void conn_resume(struct conn *c)
 {
     if (c->state == CONN_CLOSED)
         return;
-    if (c->paused && c->reading && !c->eof)
-        event_add(c->reading, NULL);
+    bool was_paused = c->paused;
     c->paused = false;
+    if (was_paused && c->secure)
+        resume_secure(c);
+    else if (was_paused && c->reading && !c->eof)
+        event_add(c->reading, NULL);
     if (c->in.len) {
         c->offer = true;
         loop_soon(c->loop, &c->flush_job, flush_or_offer);
@@ -268,13 +361,26 @@ evutil_socket_t conn_fd(const struct conn *c)
 
 static void await_writable(struct conn *c, bool wanted)
 {
-    if (c->want_write == wanted)
+    if (c->want_write == wanted && !c->secure)
         return;
     c->want_write = wanted;
-    if (wanted)
+    if (c->secure)
+        await_secure(c);
+    else if (wanted)
         event_add(c->writing, NULL);
     else
         event_del(c->writing);
+}
+
+static void send_secure(struct conn *c, const struct iovec *iov, int pieces)
+{
+    struct secure *s = c->secure;
+    size_t n = 0;
+    enum tls_status status = tls_write(s->tls, iov, pieces, &n);
+    chain_consume(&c->out, n);
+    s->write_needs_data = status == TLS_WANT_READ;
+    if (status == TLS_FAILED)
+        broken(c, tls_error(s->tls));
 }
 
 /* True when nothing is left to write. */
@@ -284,6 +390,10 @@ static bool write_some(struct conn *c)
     int pieces = chain_iov(&c->out, iov, IOV_PIECES);
     if (pieces == 0)
         return true;
+    if (c->secure) {
+        send_secure(c, iov, pieces);
+        return c->out.len == 0;
+    }
     ssize_t n = pieces == 1
                     ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
                     : sendmsg(c->fd, &(struct msghdr){.msg_iov = iov, .msg_iovlen = (size_t)pieces},
@@ -306,16 +416,25 @@ void conn_flush(struct conn *c)
     chain_own(&c->out);
 }
 
-static void on_writable(evutil_socket_t fd, short what, void *arg)
+/* Output had to wait, and need not any more. */
+static void write_on(struct conn *c)
 {
-    (void)fd;
-    (void)what;
-    struct conn *c = conn_of(arg);
     if (!write_some(c) && !c->end_why)
         return;
     await_writable(c, false);
     if (c->out.len == 0 && c->callbacks.drained)
         c->callbacks.drained(c->ctx);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct conn *c = conn_of(arg);
+    if (c->secure)
+        on_secure_event(c, false);
+    else
+        write_on(c);
 }
 
 static void flush_or_offer(struct loop_job *job)
@@ -338,6 +457,93 @@ void conn_send(struct conn *c)
 {
     if (c->state != CONN_CLOSED)
         loop_soon(c->loop, &c->flush_job, flush_or_offer);
+}
+
+/* --- TLS -------------------------------------------------------------------------------------- */
+
+static void opened(struct conn *c);
+
+static void shake_hands(struct conn *c)
+{
+    struct secure *s = c->secure;
+    if (c->end_why)
+        return;
+    switch (tls_handshake(s->tls)) {
+    case TLS_OK:
+        event_del(s->timer);
+        opened(c);
+        if (c->state == CONN_OPEN) /* the peer's first words may have come along */
+            read_again(c);
+        return;
+    case TLS_WANT_READ:
+        s->hands = EV_READ;
+        break;
+    case TLS_WANT_WRITE:
+        s->hands = EV_WRITE;
+        break;
+    case TLS_EOF:
+    case TLS_FAILED:
+        s->hands = 0;
+        broken(c, tls_error(s->tls));
+        break;
+    }
+    await_secure(c);
+}
+
+static void on_secure_event(struct conn *c, bool readable)
+{
+    struct secure *s = c->secure;
+    if (c->state == CONN_CONNECTING) {
+        shake_hands(c);
+        return;
+    }
+    if (c->want_write && readable == s->write_needs_data) {
+        s->write_needs_data = false;
+        write_on(c);
+    }
+    if (c->state == CONN_OPEN && !c->paused && (readable || s->read_needs_room))
+        take_in(c);
+    if (c->state == CONN_OPEN)
+        await_secure(c);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct conn *c = conn_of(arg);
+    if (c->state == CONN_CONNECTING)
+        broken(c, "TLS: the handshake took longer than tls.handshake_timeout");
+    else
+        on_secure_event(c, true);
+}
+
+/* False: out of memory. */
+static bool make_secure(struct conn *c, struct tls_context *context)
+{
+    c->secure = calloc(1, sizeof *c->secure);
+    if (!c->secure)
+        return false;
+    c->secure->context = context;
+    c->secure->timer = event_new(c->loop->base, -1, 0, on_timer, c);
+    return c->secure->timer;
+}
+
+/* The socket is connected, and its events are made. */
+static void begin_secure(struct conn *c)
+{
+    struct secure *s = c->secure;
+    uint64_t timeout = tls_handshake_timeout(s->context);
+    struct timeval deadline = {.tv_sec = (time_t)(timeout / 1000),
+                               .tv_usec = (suseconds_t)(timeout % 1000 * 1000)};
+    s->tls = tls_new(s->context, c->fd);
+    if (!s->tls) {
+        broken(c, "out of memory");
+        return;
+    }
+    if (timeout)
+        event_add(s->timer, &deadline);
+    shake_hands(c);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -384,26 +590,31 @@ static bool make_events(struct conn *c)
     return c->reading && c->writing;
 }
 
-struct conn *conn_accept(struct loop *loop, evutil_socket_t fd,
+struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
                          const struct conn_callbacks *callbacks, void *ctx)
 {
-    struct conn *c = conn_new(loop, fd, CONN_OPEN, callbacks, ctx);
+    struct conn *c = conn_new(loop, fd, tls ? CONN_CONNECTING : CONN_OPEN, callbacks, ctx);
     if (!c) {
         close(fd);
         return NULL;
     }
     tune_socket(fd);
-    if (!make_events(c) || event_add(c->reading, NULL) != 0) {
+    bool ok = make_events(c) && (tls ? make_secure(c, tls) : event_add(c->reading, NULL) == 0);
+    if (!ok) {
         conn_close(c);
         return NULL;
     }
+    if (tls)
+        begin_secure(c);
     return c;
 }
 
 static void opened(struct conn *c)
 {
     set_state(c, CONN_CONNECTING, CONN_OPEN);
-    if (!c->paused)
+    if (c->secure)
+        await_secure(c);
+    else if (!c->paused)
         event_add(c->reading, NULL);
     conn_send(c);
     if (c->callbacks.connected)
@@ -424,6 +635,8 @@ static void on_connected(evutil_socket_t fd, short what, void *arg)
         broken(c, strerror(error));
     else if (!c->writing)
         broken(c, "out of memory");
+    else if (c->secure)
+        begin_secure(c);
     else
         opened(c);
 }
@@ -489,16 +702,26 @@ static void connect_unix(struct conn *c, const char *path)
 }
 
 struct conn *conn_connect(struct loop *loop, const char *host, uint16_t port, const char *path,
-                          const struct conn_callbacks *callbacks, void *ctx)
+                          struct tls_context *tls, const struct conn_callbacks *callbacks,
+                          void *ctx)
 {
     struct conn *c = conn_new(loop, -1, CONN_CONNECTING, callbacks, ctx);
     if (!c)
         return NULL;
+    if (tls && !make_secure(c, tls)) {
+        conn_close(c);
+        return NULL;
+    }
     if (host)
         resolve(c, host, port);
     else
         connect_unix(c, path);
     return c;
+}
+
+bool conn_is_open(const struct conn *c)
+{
+    return c->state == CONN_OPEN;
 }
 
 /* --- addresses -------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* conn.h - one byte stream, TCP or unix socket: buffers, limits, one write per turn.
+/* conn.h - one byte stream, TCP, unix socket or TLS: buffers, limits, one write per turn.
  *
  * Reading goes through the loop's shared buffer; a connection owns a buffer only for the bytes of
  * an unfinished message. Writing is a chain flushed once at the end of the turn (or earlier, by
@@ -14,6 +14,7 @@
 #include <event2/util.h>
 
 #include "loop.h"
+#include "tls.h"
 
 struct conn;
 
@@ -30,14 +31,20 @@ struct conn_callbacks {
     void (*ended)(void *ctx, bool eof, const char *why);
 };
 
-/* Takes over an accepted, non-blocking socket. NULL: out of memory; the socket is closed. */
-struct conn *conn_accept(struct loop *loop, evutil_socket_t fd,
+/* Takes over an accepted, non-blocking socket. NULL: out of memory; the socket is closed. `tls`, a
+ * server's context, or NULL for plain text, must outlive the loop's turn in which the connection is
+ * closed; a handshake that fails or takes too long is told by `ended`. */
+struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
                          const struct conn_callbacks *callbacks, void *ctx);
 
-/* Starts connecting to host:port (resolved without blocking) or, with host NULL, to a unix socket.
- * Failure is told by `ended`, success by `connected`. NULL: out of memory. */
+/* Starts connecting to host:port (resolved without blocking) or, with host NULL, to a unix socket;
+ * with `tls`, a client's context as above, it is connected after the handshake. Failure is told by
+ * `ended`, success by `connected`. NULL: out of memory. */
 struct conn *conn_connect(struct loop *loop, const char *host, uint16_t port, const char *path,
-                          const struct conn_callbacks *callbacks, void *ctx);
+                          struct tls_context *tls, const struct conn_callbacks *callbacks,
+                          void *ctx);
+/* Connected, and where there is TLS its handshake is done. */
+bool conn_is_open(const struct conn *c);
 
 /* Closes at once; unsent output is lost. Safe from within callbacks. */
 void conn_close(struct conn *c);

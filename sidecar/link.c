@@ -15,7 +15,7 @@ enum {
     PING_EVERY = 250,   /* ms */
     SILENCE_MAX = 3000, /* ms without an answered PING before the connection is replaced */
     STEPS_MAX = 16,
-    TEXT_MAX = 160,
+    TEXT_MAX = TLS_ERROR_MAX,
 };
 
 /* IDLE -> CONNECTING -> ASKING -> SUBSCRIBING -> LIVE, and back to IDLE from all of them. */
@@ -534,6 +534,10 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct link *l = ctx;
     struct conn *conn = l->conn;
+    if (l->state == LINK_ASKING && tls_is_record(p, n)) {
+        fail(l, "it speaks TLS: use rediss:// instead of redis://");
+        return n;
+    }
     if (redisReaderFeed(l->reader, p, n) != REDIS_OK) {
         fail(l, "out of memory");
         return n;
@@ -591,7 +595,7 @@ static void start(struct link *l, uint64_t now)
     l->deadline = now + l->options.connect_timeout;
     l->answered = now;
     l->reader = redisReaderCreate();
-    l->conn = conn_connect(l->loop, a->host, a->port, a->path, &conn_callbacks, l);
+    l->conn = conn_connect(l->loop, a->host, a->port, a->path, l->options.tls, &conn_callbacks, l);
     if (!l->conn || !l->reader)
         fail(l, "out of memory");
 }

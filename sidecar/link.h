@@ -29,6 +29,7 @@ struct link;
 
 struct link_options {
     const struct upstream_address *address; /* borrowed, as all of these */
+    struct tls_context *tls;                /* NULL: plain text */
     const char *service;
     const struct namespace *ns;
     const char *origin; /* of events that are our own */

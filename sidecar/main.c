@@ -27,6 +27,7 @@ struct app {
     struct loop loop;
     struct proxy proxy;
     struct dev *dev;
+    struct tls_context *upstream_tls, *client_tls; /* NULL: not spoken there */
     struct listener **listeners;
     size_t n_listeners;
     struct event *tick, *signals[SIGNALS];
@@ -68,8 +69,9 @@ static void greet(struct app *a)
            (unsigned long long)(a->config.l1_max_memory >> 20),
            (unsigned long long)(a->config.l1_ttl / 1000));
     printf("link       %s\n", link_mode(p->link));
-    printf("try        redis-cli %s %s set user:1 Ada\n", is_unix ? "-s" : "-p",
-           is_unix ? listener_label(a->listeners[0]) + 5 : port + 1);
+    bool is_tls = strncmp(listener_label(a->listeners[0]), "tls:", 4) == 0;
+    printf("try        redis-cli %s%s %s set user:1 Ada\n", is_tls ? "--tls --cacert FILE " : "",
+           is_unix ? "-s" : "-p", is_unix ? listener_label(a->listeners[0]) + 5 : port + 1);
     fflush(stdout);
 }
 
@@ -102,6 +104,93 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
         greet(a);
     check_drained(a, now);
+}
+
+/* --- TLS ----------------------------------------------------------------------------------------
+ */
+
+/* Loads the files. False: why was said. */
+static bool load_tls(struct tls_options *options, const char *key_password_file,
+                     struct tls_context **out)
+{
+    char error[TLS_ERROR_MAX], *password = NULL;
+    if (key_password_file && !(password = config_first_line(key_password_file, error)))
+        return complain("%s: %s", key_password_file, error);
+    options->key_password = password;
+    *out = tls_context_new(options, error);
+    if (password)
+        explicit_bzero(password, strlen(password));
+    free(password);
+    return *out || complain("%s", error);
+}
+
+static bool load_upstream_tls(const struct config *c, const struct upstream_address *address,
+                              struct tls_context **out)
+{
+    const char *name = c->upstream_tls_server_name;
+    struct tls_options options = {.role = TLS_CLIENT,
+                                  .cert_file = c->upstream_tls_cert_file,
+                                  .key_file = c->upstream_tls_key_file,
+                                  .ca_file = c->upstream_tls_ca_file,
+                                  .ca_dir = c->upstream_tls_ca_dir,
+                                  .verify = c->upstream_tls_verify,
+                                  .server_name = name ? name : address->host};
+    return load_tls(&options, c->upstream_tls_key_password_file, out);
+}
+
+static bool load_client_tls(const struct config *c, struct tls_context **out)
+{
+    static const enum tls_peer peers[] = {[TLS_AUTH_REQUIRED] = TLS_PEER_REQUIRED,
+                                          [TLS_AUTH_OPTIONAL] = TLS_PEER_OPTIONAL,
+                                          [TLS_AUTH_OFF] = TLS_PEER_OFF};
+    struct tls_options options = {.role = TLS_SERVER,
+                                  .cert_file = c->tls_cert_file,
+                                  .key_file = c->tls_key_file,
+                                  .ca_file = c->tls_ca_file,
+                                  .peer = peers[config_tls_auth_clients(c)],
+                                  .handshake_timeout = c->tls_handshake_timeout};
+    return load_tls(&options, c->tls_key_password_file, out);
+}
+
+static bool listens_with_tls(const struct config *c)
+{
+    bool found = false;
+    for (size_t i = 0; i < c->listen.n; i++) {
+        struct listen_address address;
+        found |= config_listen(c->listen.v[i], &address) && address.tls;
+        listen_address_free(&address);
+    }
+    return found;
+}
+
+static bool build_tls(struct app *a)
+{
+    const struct config *c = &a->config;
+    if (a->address.tls && !load_upstream_tls(c, &a->address, &a->upstream_tls))
+        return false;
+    if (a->address.tls && !c->upstream_tls_verify)
+        log_write(a->proxy.log, LOG_WARN, "upstream_tls_unverified", "upstream", a->address.label,
+                  "hint", "whoever is in between can read and change everything", NULL);
+    if (listens_with_tls(c) && !load_client_tls(c, &a->client_tls))
+        return false;
+    a->proxy.tls = a->client_tls;
+    return true;
+}
+
+/* All files are read before the old ones are given up: with a wrong one nothing changes. */
+static bool reload_tls(void *ctx, const struct config *fresh)
+{
+    struct app *a = ctx;
+    struct tls_context *upstream = NULL, *client = NULL;
+    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->address, &upstream)) &&
+              (!a->client_tls || load_client_tls(fresh, &client));
+    if (ok && upstream)
+        tls_context_swap(a->upstream_tls, upstream);
+    if (ok && client)
+        tls_context_swap(a->client_tls, client);
+    tls_context_free(upstream);
+    tls_context_free(client);
+    return ok;
 }
 
 /* --- signals ------------------------------------------------------------------------------------
@@ -146,12 +235,14 @@ static void apply_settings(struct app *a)
 
 static void log_changed(void *ctx, const char *path)
 {
-    log_write(ctx, LOG_INFO, "setting_changed", "setting", path, NULL);
+    struct app *a = ctx;
+    log_write(a->proxy.log, LOG_INFO, "setting_changed", "setting", path, NULL);
 }
 
 static void log_refused(void *ctx, const char *path)
 {
-    log_write(ctx, LOG_WARN, "setting_needs_restart", "setting", path, NULL);
+    struct app *a = ctx;
+    log_write(a->proxy.log, LOG_WARN, "setting_needs_restart", "setting", path, NULL);
 }
 
 static void on_reload(evutil_socket_t signal, short what, void *arg)
@@ -159,8 +250,9 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     (void)signal;
     (void)what;
     struct app *a = arg;
-    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, log_changed, log_refused,
-                      a->proxy.log))
+    const struct config_reload_hooks hooks = {
+        .accept = reload_tls, .changed = log_changed, .refused = log_refused, .ctx = a};
+    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks))
         apply_settings(a);
     else
         log_write(a->proxy.log, LOG_ERROR, "reload_refused", "hint",
@@ -260,7 +352,10 @@ static bool build_upstream(struct app *a)
     snprintf(a->client_name, sizeof a->client_name, "nearcache:%s", c->service);
     if (!config_upstream(c, &a->address))
         return complain("out of memory");
+    if (!build_tls(a))
+        return false;
     struct upstream_options up = {.address = &a->address,
+                                  .tls = a->upstream_tls,
                                   .client_name = a->client_name,
                                   .connections = (unsigned)c->upstream_connections,
                                   .private_max = (unsigned)c->upstream_sessions,
@@ -268,6 +363,7 @@ static bool build_upstream(struct app *a)
                                   .timeout = c->upstream_timeout,
                                   .scan_timeout = c->upstream_scan_timeout};
     struct link_options link = {.address = &a->address,
+                                .tls = a->upstream_tls,
                                 .service = c->service,
                                 .ns = &a->ns,
                                 .tracking = c->tracking,
@@ -344,6 +440,8 @@ static void tear_down(struct app *a)
     if (a->tick)
         event_free(a->tick);
     loop_free(&a->loop);
+    tls_context_free(a->upstream_tls); /* the last connections are gone with the loop */
+    tls_context_free(a->client_tls);
     namespace_free(&a->ns);
     upstream_address_free(&a->address);
     dev_stop(a->dev);

@@ -24,6 +24,7 @@ struct proxy {
     struct coherence *coherence;
     const struct upstream_address *address;
     struct upstream *upstream;
+    struct tls_context *tls; /* of the listeners that speak TLS; NULL: there are none */
     struct link *link;
     struct announce *announce;
     struct caller_list callers;
@@ -31,6 +32,7 @@ struct proxy {
     uint64_t next_caller_id;
     uint64_t started; /* monotonic ms */
 
+    struct log_limit handshake_log;
     uint64_t paused_until;        /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
     size_t n_monitors;            /* clients that MONITOR */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */

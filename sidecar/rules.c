@@ -58,6 +58,14 @@ static const char *check_listen(const char *text)
     return wrong;
 }
 
+static const char *check_mode(const char *text)
+{
+    size_t n = strlen(text);
+    return n >= 3 && n <= 4 && strspn(text, "01234567") == n && (n == 3 || *text == '0')
+               ? NULL
+               : "not permissions in octal (like 0770)";
+}
+
 static const char *check_upstream(const char *text)
 {
     struct upstream_address address;
@@ -76,10 +84,8 @@ static const char *check_string(const struct setting *s, const char *text)
         const char *path;
         const char *(*check)(const char *text);
     } rules[] = {
-        {"service", check_service},
-        {"namespace", check_namespace},
-        {"listen", check_listen},
-        {"upstream.url", check_upstream},
+        {"service", check_service}, {"namespace", check_namespace},   {"listen", check_listen},
+        {"unix.mode", check_mode},  {"upstream.url", check_upstream},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (strcmp(s->path, rules[i].path) == 0)
@@ -111,6 +117,7 @@ static const struct limit {
     {"client.max_query", 1024, UINT64_C(16) << 30, false},
     {"client.max_output", 1024, UINT64_C(64) << 30, false},
     {"drain_timeout", 0, 3600000, false},
+    {"tls.handshake_timeout", 10, 3600000, false},
 };
 
 static bool check_number(const struct setting *s, uint64_t n, char error[SETTING_ERROR_MAX])

@@ -277,7 +277,8 @@ static void start(struct upstream_conn *uc)
     set_state(uc, UC_CONNECTING);
     uc->deadline = loop_now(u->loop) + u->options.connect_timeout;
     uc->no_such_db = false;
-    uc->conn = conn_connect(u->loop, a->host, a->port, a->path, &conn_callbacks, uc);
+    uc->conn =
+        conn_connect(u->loop, a->host, a->port, a->path, u->options.tls, &conn_callbacks, uc);
     if (!uc->conn)
         fail(uc, "out of memory");
 }
@@ -586,7 +587,9 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
         size_t used = 0;
         enum resp_status status = resp_frame(&uc->framer, p + at, n - at, &used);
         if (status == RESP_BAD) {
-            fail(uc, "it sent something that is not RESP");
+            fail(uc, tls_is_record(p + at, n - at)
+                         ? "it speaks TLS: use rediss:// instead of redis://"
+                         : "it sent something that is not RESP");
             return n;
         }
         pass_bytes(uc, p + at, used, status == RESP_DONE);
@@ -599,8 +602,15 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 
 static void on_ended(void *ctx, bool eof, const char *why)
 {
+    struct upstream_conn *uc = ctx;
+    char text[ERROR_MAX];
+    bool mute = uc->state == UC_HANDSHAKE && uc->step == 0 && uc->line_len == 0;
     (void)eof;
-    fail(ctx, why);
+    snprintf(text, sizeof text, "%s%s", why,
+             mute && !uc->upstream->options.tls ? ", before it said anything; if it speaks TLS use "
+                                                  "rediss:// instead of redis://"
+                                                : "");
+    fail(uc, text);
 }
 
 static const struct conn_callbacks conn_callbacks = {
@@ -841,7 +851,10 @@ static void tick_ready(struct upstream_conn *uc, uint64_t now)
 static void tick_conn(struct upstream_conn *uc, uint64_t now)
 {
     if ((uc->state == UC_CONNECTING || uc->state == UC_HANDSHAKE) && now > uc->deadline)
-        fail_late(uc, uc->state == UC_CONNECTING ? "no connection" : "no answer to the handshake",
+        fail_late(uc,
+                  uc->state == UC_HANDSHAKE   ? "no answer to the handshake"
+                  : uc->upstream->options.tls ? "no TLS connection (is that a TLS port?)"
+                                              : "no connection",
                   uc->upstream->options.connect_timeout);
     else if (uc->state == UC_READY)
         tick_ready(uc, now);

@@ -53,6 +53,7 @@ struct upstream_callbacks {
 
 struct upstream_options {
     const struct upstream_address *address;          /* borrowed */
+    struct tls_context *tls;                         /* borrowed; NULL: plain text */
     const char *client_name;                         /* for CLIENT SETNAME; borrowed */
     unsigned connections;                            /* shared ones per database */
     unsigned private_max;                            /* private ones, idle ones included */

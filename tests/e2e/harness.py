@@ -94,9 +94,9 @@ class Process:
         """A redis-py client."""
         return connect(self.address, **options)
 
-    def wire(self):
+    def wire(self, **options):
         """A raw connection, closed when the process is stopped."""
-        self.wires.append(Wire(self.address))
+        self.wires.append(Wire(self.address, **options))
         return self.wires[-1]
 
     def pause(self):
@@ -212,6 +212,7 @@ class Nearcache(Process):
         """Where it says that it listens, in the order of `listen`."""
         said = [line[len("listening on "):] for line in self.lines()
                 if line.startswith("listening on ")]
+        said = [address.removeprefix("tls:") for address in said]
         hosts = (address.rpartition(":") for address in said)
         return [address[len("unix:"):] if address.startswith("unix:") else (host, int(port))
                 for address, (host, _, port) in zip(said, hosts)]
@@ -271,12 +272,15 @@ def encode(*args):
 class Wire:
     """A raw connection that reads exactly one reply at a time, in RESP2 or RESP3."""
 
-    def __init__(self, address, timeout=10):
-        """`address`: (host, port) or a unix socket's path; `timeout` (s) is for every read."""
+    def __init__(self, address, timeout=10, tls=None):
+        """`address`: (host, port) or a unix socket's path; `timeout` (s) is for every read; `tls`: an
+        ssl.SSLContext, with which the server is called localhost."""
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.settimeout(timeout)
         self.socket.connect(address)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.file = self.socket.makefile("rb")
 
     def __enter__(self):

@@ -58,7 +58,8 @@ def test_flag_beats_environment_beats_file(config_file):
 
 
 def test_printed_config_is_a_config(config_file):
-    args = ("--service=a\\b", "--namespace=ä \"x\":", "--listen=:1", "--listen=unix:/s", "--dev")
+    args = ("--service=a\\b", "--namespace=ä \"x\":", "--listen=:1", "--protected_mode=no",
+            "--listen=unix:/s", "--dev")
     _, first, _ = run("--print-config", *args)
     code, second, err = run("--print-config", "--config", config_file(first))
     assert (code, err) == (0, "")

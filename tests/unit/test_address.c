@@ -20,6 +20,11 @@ static const struct {
     {"[fe80::1%eth0]:1", "fe80::1%eth0 1 - [fe80::1%eth0]:1"},
     {":6380", "0.0.0.0 6380 - 0.0.0.0:6380"},
     {"*:6380", "0.0.0.0 6380 - 0.0.0.0:6380"},
+    {"tls:localhost:1", "localhost 1 - tls:localhost:1"},
+    {"tls:[::1]:1", "::1 1 - tls:[::1]:1"},
+    {"tls::1", "0.0.0.0 1 - tls:0.0.0.0:1"},
+    {"tls:1", "not an address (like 127.0.0.1:6380, [::1]:6380, :6380 or unix:/path)"},
+    {"tls:unix:/s", "the port is not a number from 0 to 65535"},
     {"unix:/run/n.sock", "- 0 /run/n.sock unix:/run/n.sock"},
     {"unix:///run/n.sock", "- 0 /run/n.sock unix:/run/n.sock"},
     {"", "not an address (like 127.0.0.1:6380, [::1]:6380, :6380 or unix:/path)"},
@@ -48,6 +53,7 @@ START_TEST(test_listen)
     snprintf(parsed, sizeof parsed, "%s %u %s %s", or_dash(a.host), a.port, or_dash(a.path),
              or_dash(a.label));
     ck_assert_str_eq(wrong ? wrong : parsed, listens[_i].parsed);
+    ck_assert_int_eq(a.tls, !wrong && strncmp(listens[_i].text, "tls:", 4) == 0);
     if (wrong)
         ck_assert_str_eq(parsed, "- 0 - -");
     listen_address_free(&a);
@@ -77,8 +83,9 @@ static const struct {
     {"", NOT_A_URL},
     {"h:6379", NOT_A_URL},
     {"http://h", NOT_A_URL},
-    {"rediss://h", "TLS upstreams are not supported yet"},
-    {"valkeys://h", "TLS upstreams are not supported yet"},
+    {"rediss://h", "h 6379 - 0 - - rediss://h:6379"},
+    {"valkeys://u:p@[::1]:7/3", "::1 7 - 3 u p rediss://[::1]:7"},
+    {"rediss+unix:///s", NOT_A_URL},
     {"redis://", "the URL names no host"},
     {"redis://u:p@", "the URL names no host"},
     {"redis://*:1", "the URL names no host"},
@@ -105,6 +112,7 @@ START_TEST(test_upstream)
     snprintf(parsed, sizeof parsed, "%s %u %s %u %s %s %s", or_dash(a.host), a.port,
              or_dash(a.path), a.db, or_dash(a.user), or_dash(a.password), or_dash(a.label));
     ck_assert_str_eq(wrong ? wrong : parsed, upstreams[_i].parsed);
+    ck_assert_int_eq(a.tls, !wrong && strstr(a.label, "rediss://"));
     if (wrong)
         ck_assert_str_eq(parsed, "- 0 - 0 - - -");
     upstream_address_free(&a);
@@ -125,6 +133,36 @@ START_TEST(test_lengths)
     snprintf(text, sizeof text, "%0254d:1", 0);
     ck_assert_str_eq(listen_address_parse(text, &a), "the host name is too long");
     ck_assert_ptr_null(listen_address_parse(text + 1, &a));
+    listen_address_free(&a);
+}
+END_TEST
+
+static const struct {
+    const char *text;
+    bool local;
+} reaches[] = {
+    {"127.0.0.1:1", true},
+    {"127.8.0.1:1", true},
+    {"localhost:1", true},
+    {"[::1]:1", true},
+    {"tls:localhost:1", true},
+    {"unix:/s", true},
+    {":1", false},
+    {"*:1", false},
+    {"0.0.0.0:1", false},
+    {"10.127.0.1:1", false},
+    {"127.0.0.1.example:1", false},
+    {"[::]:1", false},
+    {"[::2]:1", false},
+    {"localhost.example:1", false},
+    {"tls:1.2.3.4:1", false},
+};
+
+START_TEST(test_is_local)
+{
+    struct listen_address a;
+    ck_assert_ptr_null(listen_address_parse(reaches[_i].text, &a));
+    ck_assert_int_eq(listen_address_is_local(&a), reaches[_i].local);
     listen_address_free(&a);
 }
 END_TEST
@@ -155,6 +193,7 @@ int main(void)
     tcase_add_loop_test(tc, test_listen, 0, sizeof listens / sizeof *listens);
     tcase_add_loop_test(tc, test_upstream, 0, sizeof upstreams / sizeof *upstreams);
     tcase_add_test(tc, test_lengths);
+    tcase_add_loop_test(tc, test_is_local, 0, sizeof reaches / sizeof *reaches);
     tcase_add_loop_test(tc, test_redacted, 0, sizeof redactions / sizeof *redactions);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -171,7 +171,7 @@ START_TEST(test_precedence)
     };
     struct run r;
     int highest = _i & 4 ? 3 : _i & 2 ? 2 : _i & 1;
-    run_init(&r, "--service s", NULL);
+    run_init(&r, "--service s --protected_mode=no", NULL);
     add_layers(&r, _i);
     load(&r);
     ck_assert_msg(r.action == CONFIG_RUN, "%s", r.err);
@@ -193,7 +193,7 @@ START_TEST(test_forms_of_options)
     run_init(&r,
              "--service=a --service b --listen :1 --listen=:2,:3 --set listen=:4 --upstream "
              "redis://h/3 --namespace= --dev=no --set l1.max_memory=0",
-             NULL);
+             "NEARCACHE_PROTECTED_MODE=no");
     load(&r);
     ck_assert_msg(r.action == CONFIG_RUN, "%s", r.err);
     ck_assert_str_eq(r.config.service, "b"); /* the last one counts; lists add up */
@@ -255,7 +255,10 @@ END_TEST
 /* --- errors ---------------------------------------------------------------------------------- */
 
 #define SEE_HELP "nearcache: see nearcache --help\n"
-#define TIMES    "(like 500ms, 60s, 5m, 1h)\n"
+#define EXPOSED                                                                                    \
+    "whoever reaches this address could read and change the service's keys without a "             \
+    "password. Listen on 127.0.0.1 (the containers of a pod share it), or give auth.password"
+#define TIMES "(like 500ms, 60s, 5m, 1h)\n"
 
 static const struct {
     const char *args, *env, *file;
@@ -285,10 +288,8 @@ static const struct {
      "nearcache: --l1.ttl=60: a time needs its unit " TIMES},
     {"--service s --dev=maybe", NULL, NULL, 2,
      "nearcache: --dev=maybe: not one of true, false, on, off, yes, no, 1, 0\n"},
-    {"--service s --upstream rediss://h", NULL, NULL, 2,
-     "nearcache: --upstream=rediss://h: TLS upstreams are not supported yet\n"},
-    {"--service s --upstream rediss://u:secret@h", NULL, NULL, 2,
-     "nearcache: --upstream: TLS upstreams are not supported yet\n"},
+    {"--service s --unix.mode 770 --unix.mode=rw", NULL, NULL, 2,
+     "nearcache: --unix.mode=rw: not permissions in octal (like 0770)\n"},
     {"--service s --auth.password=", NULL, NULL, 2,
      "nearcache: --auth.password: empty (leave it out instead)\n"},
     {"--service s --listen :1,,:2", NULL, NULL, 2, "nearcache: --listen=:1,,:2: an empty item\n"},
@@ -331,6 +332,29 @@ static const struct {
      "nearcache: FILE:1: service: expected a string, not a number\n"},
     {"", NULL, "{\"service\":[\"a\",\"b\"]}", 1,
      "nearcache: FILE:1: service: expected a string, not an array\n"},
+    {"--service s", NULL, "{\n\"listen\":[\"[::1]:1\",\n\"10.0.0.1:2\"]}", 1,
+     "nearcache: FILE:3: listen=10.0.0.1:2: " EXPOSED
+     ", or listen at tls:host:port and ask clients "
+     "for certificates (tls.ca_file); protected_mode=no allows it as it is\n"},
+    {"--service s --listen tls::1 --tls.cert_file /dev/null --tls.ca_file /dev/null",
+     "NEARCACHE_TLS_AUTH_CLIENTS=optional", NULL, 1,
+     "nearcache: command line: listen=tls::1: " EXPOSED
+     ", or tls.ca_file to ask clients for certificates; protected_mode=no allows it as it is\n"},
+    {"--service s --listen tls:localhost:1", NULL, NULL, 1,
+     "nearcache: command line: listen=tls:localhost:1: needs tls.cert_file and tls.key_file\n"},
+    {"--service s --tls.key_file /dev/null", "NEARCACHE_TLS_CERT_FILE=/nowhere/c", NULL, 1,
+     "nearcache: environment NEARCACHE_TLS_CERT_FILE: tls.cert_file=/nowhere/c: No such file or "
+     "directory\n"},
+    {"--service s --tls.key_file /dev/null --upstream.tls.key_file /dev/null", NULL, NULL, 1,
+     "nearcache: command line: tls.key_file: a key without tls.cert_file\n"
+     "nearcache: command line: upstream.tls.key_file: a key without upstream.tls.cert_file\n"},
+    {"--service s --tls.key_password_file /dev/null", NULL, NULL, 1,
+     "nearcache: command line: tls.key_password_file=/dev/null: its first line is empty\n"},
+    {"--service s", "NEARCACHE_TLS_AUTH_CLIENTS=required", NULL, 1,
+     "nearcache: environment NEARCACHE_TLS_AUTH_CLIENTS: tls.auth_clients: needs tls.ca_file, the "
+     "authorities of the clients\n"},
+    {"--service s", NULL, "{\"upstream\":{\"tls\":{\n\"ca_file\":\"/dev/null\"}}}", 1,
+     "nearcache: FILE:2: upstream.tls.ca_file: upstream.url does not begin with rediss://\n"},
     {"--service s", NULL, "{\"listen\":[]}", 1,
      "nearcache: FILE:1: listen: expected a string or an array of strings, not an empty array\n"},
     {"--service s", NULL, "{\"listen\":[\":1\",null]}", 1,
@@ -587,6 +611,7 @@ static const char unusual[] =
     "b\"],"
     "\"upstream.url\":\"unix:/r?db=2\",\"upstream.connections\":3,\"l1.max_memory\":100000,"
     "\"l1.ttl\":\"90s\",\"invalidation.lease\":\"1500ms\",\"l1.max_value\":0,\"dev\":true,"
+    "\"protected_mode\":false,"
     "\"admin_commands\":\"allow\",\"log.level\":\"error\",\"client.max_query\":\"3gb\"}";
 
 /* What is printed is read again as the same, and prints the same but for its sources. */
@@ -668,7 +693,9 @@ static bool reload(struct run *r, struct told *told)
     *told = (struct told){0};
     free(r->err);
     FILE *err = open_memstream(&r->err, &r->err_len);
-    bool ok = config_reload(&r->config, r->argc, r->args, r->env, err, changed, refused, told);
+    bool ok = config_reload(
+        &r->config, r->argc, r->args, r->env, err,
+        &(struct config_reload_hooks){.changed = changed, .refused = refused, .ctx = told});
     fclose(err);
     return ok;
 }
@@ -677,7 +704,7 @@ START_TEST(test_reload)
 {
     struct run r;
     struct told told;
-    run_init(&r, "--service s --set drain_timeout=1s", NULL);
+    run_init(&r, "--service s --protected_mode=no --set drain_timeout=1s", NULL);
     file(&r, "{\"l1.ttl\":\"5s\",\"listen\":\":1\",\"maxclients\":7}");
     load(&r);
     ck_assert_msg(r.action == CONFIG_RUN, "%s", r.err);

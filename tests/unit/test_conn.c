@@ -48,7 +48,7 @@ static void setup(void)
     ck_assert(loop_init(&loop));
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
     peer = fds[1];
-    conn = conn_accept(&loop, fds[0], &callbacks, NULL);
+    conn = conn_accept(&loop, fds[0], NULL, &callbacks, NULL);
     ck_assert_ptr_nonnull(conn);
     n_seen = n_drained = 0;
     take_at_most = SIZE_MAX;
@@ -218,7 +218,7 @@ END_TEST
 START_TEST(test_connecting_to_nobody)
 {
     static const struct conn_callbacks callbacks = {.bytes = on_bytes, .ended = on_ended};
-    struct conn *c = conn_connect(&loop, NULL, 0, "/nonexistent/socket", &callbacks, NULL);
+    struct conn *c = conn_connect(&loop, NULL, 0, "/nonexistent/socket", NULL, &callbacks, NULL);
     ck_assert_ptr_nonnull(c);
     ck_assert(!ended);
     turn();
