@@ -129,6 +129,7 @@ struct hello {
     struct query query; /* first */
     struct proxy *proxy;
     struct request *request;
+    struct upstream_conn *uc;
 };
 
 /* The server's own words with our number for the client. False: they are not understood. */
@@ -150,16 +151,17 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
 {
     struct hello *hello = (struct hello *)q;
     struct request *r = hello->request;
+    if (r->caller && r->caller->lane == hello->uc && !error)
+        upstream_set_resp(hello->uc, r->caller->resp);
     if (r->caller && (error || !write_theirs(r->caller, reply, n, &r->after)))
         write_hello(hello->proxy, r->caller, &r->after);
     free(hello);
     request_done(r);
 }
 
-/* The server tells what it is (its name, role, modules); without one the proxy does. */
-static void answer_hello(struct proxy *p, struct caller *c)
+void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc)
 {
-    struct hello *hello = c->capture ? NULL : calloc(1, sizeof *hello);
+    struct hello *hello = calloc(1, sizeof *hello);
     struct request *r = hello ? request_new(c) : NULL;
     if (!r) {
         free(hello);
@@ -167,9 +169,21 @@ static void answer_hello(struct proxy *p, struct caller *c)
         caller_replied(c);
         return;
     }
-    *hello = (struct hello){.query.done = hello_done, .proxy = p, .request = r};
-    query_send(&hello->query, upstream_get(p->upstream, c->db, c->resp, proxy_slot(c)),
-               (struct resp_slice[]){wire_text("HELLO")}, 1);
+    r->exclusive = c->exclusive = true;
+    *hello = (struct hello){.query.done = hello_done, .proxy = p, .request = r, .uc = uc};
+    query_send(&hello->query, uc,
+               (struct resp_slice[]){wire_text("HELLO"), wire_text(c->resp == 3 ? "3" : "2")}, 2);
+}
+
+/* The server tells what it is (its name, role, modules); without one the proxy does. */
+static void answer_hello(struct proxy *p, struct caller *c)
+{
+    if (!c->capture) {
+        identity_say_hello(p, c, upstream_get(p->upstream, c->db, c->resp, proxy_slot(c)));
+        return;
+    }
+    write_hello(p, c, caller_reply(c));
+    caller_replied(c);
 }
 
 static void refuse_option(struct caller *c, struct resp_slice option)

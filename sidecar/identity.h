@@ -18,6 +18,9 @@ const char *identity_user(const struct proxy *p);
 void identity_auth(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc);
 /* HELLO [protover [AUTH user password] [SETNAME name]]: sets caller.resp. */
 void identity_hello(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc);
+/* HELLO's answer once it has been agreed to: the server's own, which `uc` is asked for in the
+ * client's version of the protocol. */
+void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc);
 /* ACL WHOAMI */
 void identity_whoami(struct proxy *p, struct caller *c);
 

@@ -16,7 +16,6 @@ enum reply_tag {
     REPLY_EXEC,       /* struct request: each element as its command asks for */
     REPLY_CACHING,    /* NULL: CLIENT CACHING, which must not be refused */
     REPLY_IGNORED,    /* struct request, or NULL: only its end counts */
-    REPLY_SWITCH,     /* struct request: HELLO of a private connection */
 };
 
 struct query {

@@ -55,14 +55,6 @@ static void end_ignored(struct proxy *p, struct request *r, const char *error)
         forward_done(p, r, '+');
 }
 
-/* The server speaks the client's new version from here on. */
-static void end_switch(struct proxy *p, struct request *r, const char *error)
-{
-    if (!error && r->caller)
-        upstream_set_resp(r->source, r->caller->resp);
-    end_ignored(p, r, error);
-}
-
 /* Without a server the proxy answers for itself. */
 static void end_ping(struct proxy *p, struct request *r, const char *error)
 {
@@ -96,7 +88,6 @@ static void on_bytes(void *ctx, void *owner, unsigned tag, const char *bytes, si
         break;
     case REPLY_CACHING:
     case REPLY_IGNORED:
-    case REPLY_SWITCH:
         break;
     }
 }
@@ -134,9 +125,6 @@ static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const 
         break;
     case REPLY_EXEC:
         multi_exec_end(p, owner, type, error);
-        break;
-    case REPLY_SWITCH:
-        end_switch(p, owner, error);
         break;
     case REPLY_CACHING:
         if (!error && type == '-')

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "identity.h"
 #include "local.h"
 #include "multi.h"
 #include "query.h"
@@ -34,7 +35,9 @@ static void send_blocking(struct proxy *p, struct caller *c, const struct reques
     c->state.blocking++;
 }
 
-/* The server counts writes of the connection that asks; PING makes all that went before its own. */
+/* The server looks at what the connection that asks wrote last; since 7.2 nothing counts for that
+ * but what goes to replicas. This does, is heard by nobody, and comes behind all that the client
+ * wrote. */
 static void send_wait(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     struct upstream_conn *uc = c->lane;
@@ -44,38 +47,33 @@ static void send_wait(struct proxy *p, struct caller *c, const struct request_pl
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
-    wire_command(upstream_out(uc), (struct resp_slice[]){wire_text("PING")}, 1);
+    wire_command(
+        upstream_out(uc),
+        (struct resp_slice[]){wire_text("SPUBLISH"), wire_text("nearcache:wait"), wire_text("")},
+        3);
     send_blocking(p, c, plan);
 }
 
 /* --- HELLO --------------------------------------------------------------------------------------
  */
 
-/* The answer is ours; where the version changes it waits until the server has changed, too. */
+/* The server's side of the connection changes with the client's, and says what it is. */
 static void run_hello(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    unsigned before = c->resp;
     struct chain answer;
+    struct iovec first;
     chain_init(&answer, &c->loop->pool);
     c->capture = &answer;
     local_run(p, c, plan->command, plan->argv, plan->argc);
     c->capture = NULL;
-    struct request *r = forward_expect(c, c->lane);
-    if (!r) {
-        chain_clear(&answer);
-        return;
-    }
-    chain_move(&r->after, &answer);
-    if (c->resp == before) {
-        request_done(r);
-    } else if (upstream_expect(c->lane, r, REPLY_SWITCH)) {
-        wire_command(upstream_out(c->lane),
-                     (struct resp_slice[]){wire_text("HELLO"), {c->resp == 3 ? "3" : "2", 1}}, 2);
-        r->exclusive = c->exclusive = true;
-        upstream_sent(c->lane);
-    } else {
-        forward_give_up(p, r);
-    }
+    bool refused = chain_iov(&answer, &first, 1) == 1 && *(const char *)first.iov_base == '-';
+    if (refused)
+        chain_move(caller_reply(c), &answer);
+    chain_clear(&answer);
+    if (refused)
+        caller_replied(c);
+    else
+        identity_say_hello(p, c, c->lane);
 }
 
 /* --- effects ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 import pytest
 
 from conftest import RespError
+from harness import server_version
 
 WRONGPASS = RespError("WRONGPASS invalid username-password pair or user is disabled.")
 
@@ -56,8 +57,8 @@ def test_hello_without_a_version_keeps_it(sides):
 
 
 def test_options_of_hello_count_one_by_one(sides):
-    """A name given before the option that is refused stays."""
-    for side in sides:
+    """A name given before the option that is refused stays, in Redis up to 7.0."""
+    for side in sides if server_version() < (7, 2) else sides[1:]:
         wire = side.wire()
         assert isinstance(wire.call("HELLO", 3, "SETNAME", "me", "AUTH", "a", "b"), RespError)
         assert wire.call("CLIENT", "GETNAME") == b"me"
@@ -74,6 +75,8 @@ def test_a_password_for_clients(redis_server, nearcache):
                     ["AUTH", "default", "no"], ["AUTH", "letmein2"], ["AUTH", ""],
                     ["HELLO", 3, "AUTH", "default", "no"]):
         replies = [side.wire().call_raw(*command) for side in (bare, near)]
+        if server_version() >= (7, 2):  # which has other words for HELLO's NOAUTH
+            replies = [reply.split(b" ")[0] for reply in replies]
         assert replies[0] == replies[1], command
     wire = near.wire()
     assert wire.call("AUTH", "default", "letmein") == "OK"
