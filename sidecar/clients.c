@@ -452,9 +452,7 @@ static void send_unblock(struct proxy *p, struct caller *c, const struct command
     if (argc == 4)
         args[3] = argv[3];
     struct request_plan plan = {.argv = args, .argc = argc, .command = command};
-    struct upstream_conn *uc = proxy_query_lane(p, c);
-    if (forward_list_keys(p, c, &plan) && !proxy_refused(p, c, uc))
-        (void)forward_send(p, c, &plan, uc);
+    (void)forward_down(p, c, &plan, proxy_query_lane(p, c));
 }
 
 static void run_unblock(struct proxy *p, struct caller *c, const struct command *command,

@@ -62,7 +62,7 @@ void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_
 static void forward_as_it_is(struct proxy *p, struct caller *c, const struct command *command,
                              const struct resp_slice *argv, size_t argc)
 {
-    forward_run(p, c, &(struct request_plan){.argv = argv, .argc = argc, .command = command});
+    (void)forward_run(p, c, &(struct request_plan){.argv = argv, .argc = argc, .command = command});
 }
 
 /* --- CONFIG GET ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ static void announce(struct proxy *p, struct writes *w, struct announce_lane lan
         announce_all(p->announce, lane);
 }
 
-static bool add_hash(struct writes *w, uint64_t hash)
+bool writes_add_hash(struct writes *w, uint64_t hash)
 {
     if (w->n == 0) {
         w->one = hash;
@@ -91,12 +91,7 @@ static bool add_hash(struct writes *w, uint64_t hash)
 /* Counts a key among those that may change. */
 static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
 {
-    return add_hash(w, l1_hash(p->l1, key.data, key.len));
-}
-
-bool writes_add_read(struct writes *w, uint64_t hash)
-{
-    return add_hash(w, hash);
+    return writes_add_hash(w, l1_hash(p->l1, key.data, key.len));
 }
 
 void writes_free(struct writes *w)
@@ -389,19 +384,23 @@ bool forward_list_keys(struct proxy *p, struct caller *c, const struct request_p
     return true;
 }
 
-void forward_run(struct proxy *p, struct caller *c, const struct request_plan *plan)
+struct request *forward_down(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                             struct upstream_conn *uc)
 {
-    struct upstream_conn *uc = proxy_lane(p, c, c->db);
-    if (forward_list_keys(p, c, plan) && !proxy_refused(p, c, uc))
-        (void)forward_send(p, c, plan, uc);
+    if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, uc))
+        return NULL;
+    return forward_send(p, c, plan, uc);
+}
+
+struct request *forward_run(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    return forward_down(p, c, plan, proxy_lane(p, c, c->db));
 }
 
 struct request *forward_alone(struct proxy *p, struct caller *c, const struct request_plan *plan,
                               struct upstream_conn *uc)
 {
-    struct request *r = NULL;
-    if (forward_list_keys(p, c, plan) && !proxy_refused(p, c, uc))
-        r = forward_send(p, c, plan, uc);
+    struct request *r = forward_down(p, c, plan, uc);
     if (r)
         r->exclusive = c->exclusive = true;
     return r;
@@ -510,6 +509,14 @@ void forward_lost(struct proxy *p, struct request *r, const char *error)
     forward_end(p, r);
     p->metrics->upstream_errors++;
     request_fail(r, error);
+}
+
+void forward_finish(struct proxy *p, struct request *r, char type, const char *error)
+{
+    if (error)
+        forward_lost(p, r, error);
+    else
+        forward_done(p, r, type);
 }
 
 void forward_client_drained(struct caller *c)

@@ -29,9 +29,13 @@ void forward_refuse(struct proxy *p, struct caller *c, const char *line);
 /* Fills p->keys; false: the command has been answered with an error. */
 __attribute__((warn_unused_result)) bool forward_list_keys(struct proxy *p, struct caller *c,
                                                            const struct request_plan *plan);
-/* Lists the keys and sends the command down the caller's lane; its reply goes to the caller. */
-void forward_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
-/* The same down `uc`, with p->keys listed. NULL: the client has been answered with an error. */
+/* Lists the keys and sends the command down the caller's lane, its own while it has one; the reply
+ * goes to the caller. NULL: it has been answered with an error. */
+struct request *forward_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
+/* The same down `uc` (NULL: out of memory). */
+struct request *forward_down(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                             struct upstream_conn *uc);
+/* The same with p->keys listed and nothing against it. */
 struct request *forward_send(struct proxy *p, struct caller *c, const struct request_plan *plan,
                              struct upstream_conn *uc);
 /* The same, and nothing of this client runs beside it. */
@@ -65,8 +69,8 @@ void forward_sent(struct request *r, size_t bytes);
 __attribute__((warn_unused_result)) bool writes_add(struct proxy *p, const struct caller *c,
                                                     struct writes *w,
                                                     const struct request_plan *plan);
-/* Adds one key that is only read, past the L1. False: out of memory. */
-__attribute__((warn_unused_result)) bool writes_add_read(struct writes *w, uint64_t hash);
+/* Adds one key by its hash. False: out of memory. */
+__attribute__((warn_unused_result)) bool writes_add_hash(struct writes *w, uint64_t hash);
 void writes_free(struct writes *w);
 /* Declares them to the L1; they are then the request's until its end. False: out of memory. */
 __attribute__((warn_unused_result)) bool writes_begin(struct proxy *p, struct request *r,
@@ -81,6 +85,8 @@ void forward_announce_all(struct proxy *p);
 void forward_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n);
 void forward_done(struct proxy *p, struct request *r, char type);
 void forward_lost(struct proxy *p, struct request *r, const char *error);
+/* Either: lost, if there is an error. */
+void forward_finish(struct proxy *p, struct request *r, char type, const char *error);
 /* What every reply's end owes: writes, rewriter, connection. */
 void forward_end(struct proxy *p, struct request *r);
 

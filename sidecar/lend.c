@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "clients.h"
 #include "transaction.h"
 #include "wire.h"
 
@@ -164,13 +165,6 @@ void lend_severed(void *ctx, void *holder)
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-struct request *lend_send(struct proxy *p, struct caller *c, const struct request_plan *plan)
-{
-    if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, c->lane))
-        return NULL;
-    return forward_send(p, c, plan, c->lane);
-}
-
 void lend_be_patient(struct request *r)
 {
     r->patient = true;
@@ -180,16 +174,11 @@ void lend_be_patient(struct request *r)
 /* --- ids ----------------------------------------------------------------------------------------
  */
 
+/* NULL, too, where it is no number. */
 struct caller *lend_find_caller(struct proxy *p, struct resp_slice id)
 {
     int64_t n;
-    struct caller *c;
-    if (!resp_parse_int(id, &n) || n <= 0)
-        return NULL;
-    TAILQ_FOREACH(c, &p->callers, entry)
-    if (c->id == (uint64_t)n)
-        return c;
-    return NULL;
+    return resp_parse_int(id, &n) ? clients_find(p, (uint64_t)n) : NULL;
 }
 
 /* The number at the server of the connection that the client `id` has there; `other`: none. */

@@ -61,8 +61,6 @@ void lend_tick(struct proxy *p, uint64_t now);
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-/* Down the caller's own connection. NULL: it has been answered with an error. */
-struct request *lend_send(struct proxy *p, struct caller *c, const struct request_plan *plan);
 /* The reply has no deadline. */
 void lend_be_patient(struct request *r);
 

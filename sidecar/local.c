@@ -86,7 +86,7 @@ static bool is_line(struct resp_slice line, const char *name)
  */
 static void append_line(const struct proxy *p, struct text *t, struct resp_slice line)
 {
-    bool tracks = strcmp(link_mode(p->link), "tracking") == 0;
+    bool tracks = link_is_tracking(p->link);
     const char *colon = memchr(line.data, ':', line.len);
     unsigned long long n = colon ? strtoull(colon + 1, NULL, 10) : 0;
     if (is_line(line, "connected_clients:"))
@@ -283,53 +283,15 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
     caller_replied(c);
 }
 
-struct flush {
-    struct resp_slice prefix;
-    uint64_t *hashes;
-    size_t n, cap;
-    bool failed;
-};
-
-static bool note_key(void *ctx, const struct l1_view *v, uint64_t deadline)
-{
-    struct flush *f = ctx;
-    (void)deadline;
-    if (v->key_len < f->prefix.len || memcmp(v->key, f->prefix.data, f->prefix.len) != 0)
-        return true;
-    if (f->n == f->cap) {
-        size_t cap = f->cap ? 2 * f->cap : 256;
-        uint64_t *more = realloc(f->hashes, cap * sizeof *more);
-        f->failed = !more;
-        if (!more)
-            return false;
-        f->hashes = more;
-        f->cap = cap;
-    }
-    f->hashes[f->n++] = v->hash;
-    return true;
-}
-
 static void run_nearcache_flush(struct proxy *p, struct caller *c, const struct resp_slice *argv,
                                 size_t argc)
 {
-    struct l1_stats s;
-    l1_get_stats(p->l1, &s);
-    struct flush f = {.prefix = argc > 2 ? argv[2] : (struct resp_slice){"", 0}};
-    if (argc > 3) {
+    struct resp_slice prefix = argc > 2 ? argv[2] : (struct resp_slice){"", 0};
+    if (argc > 3)
         caller_answer_error(c, "ERR syntax error");
-        return;
-    }
-    if (argc == 3)
-        l1_each(p->l1, note_key, &f);
-    if (argc == 2 || f.failed) {
-        coherence_new_epoch(p->coherence); /* more than was asked for is still right */
-        f.n = s.entries;
-    } else {
-        for (size_t i = 0; i < f.n; i++)
-            coherence_kill(p->coherence, f.hashes[i]);
-    }
-    free(f.hashes);
-    caller_answer_integer(c, (int64_t)f.n);
+    else
+        caller_answer_integer(
+            c, (int64_t)coherence_kill_prefix(p->coherence, prefix.data, prefix.len));
 }
 
 /* --- dispatch -----------------------------------------------------------------------------------

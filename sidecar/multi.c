@@ -17,7 +17,7 @@ void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *p
 {
     struct session *s = c->session;
     s->transaction = transaction_new();
-    struct request *r = s->transaction ? lend_send(p, c, plan) : NULL;
+    struct request *r = s->transaction ? forward_run(p, c, plan) : NULL;
     if (r) {
         r->effect = SESSION_EFFECT_MULTI;
         c->in_multi = true;
@@ -41,7 +41,7 @@ static void run_discard(struct proxy *p, struct caller *c, const struct request_
 {
     transaction_free(c->session->transaction);
     end_queueing(c);
-    (void)lend_send(p, c, plan);
+    (void)forward_run(p, c, plan);
 }
 
 static void run_exec(struct proxy *p, struct caller *c, const struct request_plan *plan)
@@ -202,7 +202,7 @@ enum request_outcome multi_run(struct proxy *p, struct caller *c, const struct r
         return REQUEST_TAKEN;
     case COMMAND_ID_MULTI: /* the server has its own words for these */
     case COMMAND_ID_WATCH:
-        (void)lend_send(p, c, plan);
+        (void)forward_run(p, c, plan);
         return REQUEST_TAKEN;
     case COMMAND_ID_CLIENT_TRACKING:
         return queue_tracking(p, c, plan);
@@ -275,10 +275,7 @@ void multi_exec_end(struct proxy *p, struct request *r, char type, const char *e
 {
     transaction_free(r->transaction);
     r->transaction = NULL;
-    if (error)
-        forward_lost(p, r, error);
-    else
-        forward_done(p, r, type);
+    forward_finish(p, r, type, error);
 }
 
 void multi_refused(struct caller *c)

@@ -186,8 +186,8 @@ static struct fill *begin_fill(struct proxy *p, const struct caller *c, const st
 static void read_past(struct proxy *p, struct caller *c, const struct request_plan *plan,
                       struct upstream_conn *uc)
 {
-    struct request *r = forward_list_keys(p, c, plan) ? forward_send(p, c, plan, uc) : NULL;
-    if (r && !writes_add_read(&r->writes, plan->hash))
+    struct request *r = forward_down(p, c, plan, uc);
+    if (r && !writes_add_hash(&r->writes, plan->hash))
         coherence_kill(p->coherence, plan->hash);
 }
 
@@ -236,7 +236,7 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
     struct place at;
     struct l1_hit hit;
     if (!find_place(&at, c, plan)) {
-        forward_run(p, c, plan);
+        (void)forward_run(p, c, plan);
         return;
     }
     if (!is_asked(c, plan->hash) &&
@@ -254,8 +254,9 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
 
 struct slot {
     bool missing;
+    uint64_t hash;     /* of its key */
     struct fill *fill; /* of a missing one, or NULL */
-    size_t at, len;    /* a hit's reply in `hits` */
+    size_t len;        /* of a hit's reply in `hits` */
 };
 
 struct mget {
@@ -306,24 +307,24 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
                          struct mget *m)
 {
     enum { AHEAD = 32 };
-    uint64_t hashes[AHEAD], now = loop_now(p->loop);
+    uint64_t now = loop_now(p->loop);
     for (size_t first = 0; first < m->n; first += AHEAD) {
-        size_t n = m->n - first < AHEAD ? m->n - first : AHEAD;
-        for (size_t i = 0; i < n; i++) {
-            struct resp_slice key = plan->argv[1 + first + i];
-            hashes[i] = l1_hash(p->l1, key.data, key.len);
-            l1_prefetch_bucket(p->l1, hashes[i]);
+        size_t end = m->n - first < AHEAD ? m->n : first + AHEAD;
+        for (size_t i = first; i < end; i++) {
+            struct resp_slice key = plan->argv[1 + i];
+            m->slots[i].hash = l1_hash(p->l1, key.data, key.len);
+            l1_prefetch_bucket(p->l1, m->slots[i].hash);
         }
-        for (size_t i = 0; i < n; i++)
-            l1_prefetch_entry(p->l1, hashes[i]);
-        for (size_t i = 0; i < n; i++) {
-            struct slot *s = &m->slots[first + i];
-            struct l1_view view = proxy_get_view(c, plan->argv[1 + first + i], hashes[i]);
+        for (size_t i = first; i < end; i++)
+            l1_prefetch_entry(p->l1, m->slots[i].hash);
+        for (size_t i = first; i < end; i++) {
+            struct slot *s = &m->slots[i];
+            struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
             struct l1_hit hit;
-            if (!is_asked(c, hashes[i]) && coherence_lookup(p->coherence, &view, now, &hit)) {
-                s->at = m->hits.len;
+            size_t before = m->hits.len;
+            if (!is_asked(c, s->hash) && coherence_lookup(p->coherence, &view, now, &hit)) {
                 append_element(c, &m->hits, &hit);
-                s->len = m->hits.len - s->at;
+                s->len = m->hits.len - before;
                 continue;
             }
             s->missing = true;
@@ -356,18 +357,16 @@ static void mget_begin_fills(struct proxy *p, struct caller *c, const struct req
 {
     struct mget *m = r->mget;
     for (size_t i = 0; i < m->n; i++) {
-        struct resp_slice key = plan->argv[1 + i];
         struct slot *s = &m->slots[i];
         if (!s->missing)
             continue;
-        uint64_t hash = l1_hash(p->l1, key.data, key.len);
-        struct l1_view view = proxy_get_view(c, key, hash);
+        struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
         s->fill = begin_fill(p, c, &view, COMMAND_ABSENT_VALUE, uc);
         if (s->fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, s->fill, "", 0);
-        else if (!writes_add_read(&r->writes, hash))
-            coherence_kill(p->coherence, hash);
-        note_asked(c, hash);
+        else if (!writes_add_hash(&r->writes, s->hash))
+            coherence_kill(p->coherence, s->hash);
+        note_asked(c, s->hash);
     }
 }
 
@@ -409,7 +408,7 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
     struct mget *m = p->config->l1_max_memory ? mget_new(p, plan->argc - 1) : NULL;
     if (!m) {
         p->metrics->misses += plan->argc - 1;
-        forward_run(p, c, plan);
+        (void)forward_run(p, c, plan);
         return;
     }
     mget_look_up(p, c, plan, m);
@@ -517,10 +516,7 @@ void reads_fill_end(struct proxy *p, struct fill *f, char type, const char *erro
     while (waiters) {
         struct request *r = waiters;
         waiters = r->next_waiter;
-        if (error)
-            forward_lost(p, r, error);
-        else
-            forward_done(p, r, type);
+        forward_finish(p, r, type, error);
     }
 }
 
@@ -529,8 +525,5 @@ void reads_merge_end(struct proxy *p, struct request *r, char type, const char *
     bool whole = mget_close(p, r);
     if (!error && !whole)
         error = "-NEARCACHE the upstream's MGET reply was short\r\n";
-    if (error)
-        forward_lost(p, r, error);
-    else
-        forward_done(p, r, type);
+    forward_finish(p, r, type, error);
 }

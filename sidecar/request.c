@@ -49,10 +49,7 @@ static void end_forward(struct proxy *p, struct request *r, char type)
 /* Its answer has gone out already. */
 static void end_ignored(struct proxy *p, struct request *r, const char *error)
 {
-    if (error)
-        forward_lost(p, r, error);
-    else
-        forward_done(p, r, '+');
+    forward_finish(p, r, '+', error);
 }
 
 /* Without a server the proxy answers for itself. */
@@ -241,7 +238,7 @@ static enum request_outcome run_read(struct proxy *p, struct caller *c,
     else if (is_pubsub_list(plan->command) && filtered_applies(p, plan->command))
         filtered_pubsub(p, c, plan);
     else
-        forward_run(p, c, plan);
+        (void)forward_run(p, c, plan);
     return REQUEST_TAKEN;
 }
 
@@ -251,7 +248,7 @@ static enum request_outcome run_scoped(struct proxy *p, struct caller *c,
 {
     uint16_t id = plan->command->id;
     if (p->ns->prefix.len == 0 && id != COMMAND_ID_KEYS) {
-        forward_run(p, c, plan);
+        (void)forward_run(p, c, plan);
         return REQUEST_TAKEN;
     }
     if (id == COMMAND_ID_SCAN) {
@@ -313,7 +310,7 @@ static enum request_outcome run_class(struct proxy *p, struct caller *c,
     case COMMAND_SESSION:
         break;
     }
-    forward_run(p, c, plan);
+    (void)forward_run(p, c, plan);
     return REQUEST_TAKEN;
 }
 

@@ -19,7 +19,7 @@
 static struct request *send_patient(struct proxy *p, struct caller *c,
                                     const struct request_plan *plan)
 {
-    struct request *r = lend_send(p, c, plan);
+    struct request *r = forward_run(p, c, plan);
     if (r)
         lend_be_patient(r);
     return r;
@@ -151,7 +151,7 @@ bool session_takes(struct proxy *p, const struct caller *c, const struct request
 
 static void run_watch(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    c->state.watching = lend_send(p, c, plan) || c->state.watching;
+    c->state.watching = forward_run(p, c, plan) || c->state.watching;
 }
 
 static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
@@ -167,7 +167,7 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
         break;
     case COMMAND_ID_UNWATCH:
         c->state.watching = false;
-        (void)lend_send(p, c, plan);
+        (void)forward_run(p, c, plan);
         break;
     case COMMAND_ID_WAIT:
         send_wait(p, c, plan);
@@ -225,7 +225,7 @@ enum request_outcome session_run(struct proxy *p, struct caller *c, const struct
         if (!lend_is_subscribed(c) ||
             c->session->subscribing) /* which mode it will be is not known yet */
             return REQUEST_LATER;
-        forward_run(p, c, plan);
+        (void)forward_run(p, c, plan);
         return REQUEST_TAKEN;
     }
     return run_with_session(p, c, plan);

@@ -47,10 +47,7 @@ void subscription_end(struct proxy *p, struct request *r, char type, const char 
     struct session *s = r->caller ? r->caller->session : NULL;
     if (s && s->subscribing == r)
         s->subscribing = r->next_waiter;
-    if (error)
-        forward_lost(p, r, error);
-    else
-        forward_done(p, r, type);
+    forward_finish(p, r, type, error);
 }
 
 /* How many confirmations an UNSUBSCRIBE without names will get. */

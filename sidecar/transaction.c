@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
 #include "wire.h"
 
 /* What becomes of one element of EXEC's reply. */
@@ -28,9 +29,7 @@ struct transaction {
     size_t header_len;
     size_t at; /* the element at hand */
     struct resp_framer framer;
-    char *held; /* of an ELEMENT_GATHERED, as far as it has come */
-    size_t held_len;
-    bool failed; /* there was no memory for it */
+    struct text held; /* of an ELEMENT_GATHERED, as far as it has come */
 };
 
 struct transaction *transaction_new(void)
@@ -48,7 +47,7 @@ void transaction_free(struct transaction *t)
     }
     free(t->v);
     writes_free(&t->writes);
-    free(t->held);
+    free(t->held.p);
     free(t);
 }
 
@@ -175,17 +174,6 @@ static void answer_here(const struct reply *re, const struct queued *q)
     hand_on(re, &answer);
 }
 
-static void gather(struct transaction *t, const char *p, size_t n)
-{
-    char *more = realloc(t->held, t->held_len + n);
-    t->failed |= !more;
-    if (!more)
-        return;
-    memcpy(more + t->held_len, p, n);
-    t->held = more;
-    t->held_len += n;
-}
-
 static void hand_on_gathered(const struct reply *re, const struct queued *q)
 {
     struct transaction *t = re->t;
@@ -193,15 +181,15 @@ static void hand_on_gathered(const struct reply *re, const struct queued *q)
     struct chain out;
     if (c) {
         chain_init(&out, &c->loop->pool);
-        if (t->failed)
+        if (t->held.failed)
             chain_append(&out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
         else
-            re->hooks->gathered(re->proxy, c, q->command, (struct resp_slice){t->held, t->held_len},
-                                &out);
+            re->hooks->gathered(re->proxy, c, q->command,
+                                (struct resp_slice){t->held.p, t->held.len}, &out);
         hand_on(re, &out);
     }
-    t->held_len = 0;
-    t->failed = false;
+    t->held.len = 0;
+    t->held.failed = false;
 }
 
 static void apply_setting(const struct reply *re, const struct queued *q)
@@ -235,7 +223,7 @@ static size_t take_element(const struct reply *re, const struct queued *q, const
     } else {
         status = resp_frame(&t->framer, p, n, &used);
         if (q->what == ELEMENT_GATHERED)
-            gather(t, p, used);
+            text_append(&t->held, p, used);
         else if (q->what != ELEMENT_LOCAL)
             request_bytes(re->request, p, used);
     }

@@ -1331,6 +1331,7 @@ def test_no_herd_when_the_link_is_back(world):
     w = world()
     keys = [f"k{i}" for i in range(200)]
     w.direct.mset({f"demo:{key}": key for key in keys})
+    wait_until(lambda: w.stat("invalidations") >= 200)  # or they overtake the reads
     read(w, "MGET", *keys)
     wait_until(lambda: w.stat("fills") >= 200)
     opened = w.fault.link.opened
