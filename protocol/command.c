@@ -400,7 +400,7 @@ static enum command_class class_of(const struct command *c, const struct command
 }
 
 /* A command that reads or writes data and names no key works on all of the data (as KEYS and
- * FLUSHALL do). */
+ * FLUSHALL do); one of pub/sub names channels, and which arguments these are is not told. */
 static bool keys_untold(const struct command *c)
 {
     bool any = false;
@@ -411,8 +411,8 @@ static bool keys_untold(const struct command *c)
         if (spec_is_unknown(&c->specs[i]))
             return true;
     }
-    return !any &&
-           c->flags & (COMMAND_FLAG_MOVABLEKEYS | COMMAND_FLAG_WRITE | COMMAND_FLAG_READONLY);
+    return !any && c->flags & (COMMAND_FLAG_MOVABLEKEYS | COMMAND_FLAG_WRITE |
+                               COMMAND_FLAG_READONLY | COMMAND_FLAG_PUBSUB);
 }
 
 static struct entry *entry_named(struct command_table *t, const char *name)

@@ -129,8 +129,9 @@ void command_table_free(struct command_table *t);
  * flags and specs are taken over from the server. The class of an unheard-of command follows from
  * its flags: blocking, pubsub without keys -> SESSION; admin -> ADMIN; write -> WRITE; else READ
  * (never cacheable). A learned command whose keys the specs can't tell (unknown begin or find; no
- * keys although its flags say movablekeys, write or readonly: it works on all of the data) is kept
- * with keys_unknown and refused by command_list_keys(). An unheard-of sub-command of a built-in
+ * keys although its flags say movablekeys, write or readonly: it works on all of the data; or
+ * pubsub, whose channels they don't tell) is kept with keys_unknown and refused by
+ * command_list_keys(). An unheard-of sub-command of a built-in
  * container has the container's class, unless that is READ. Specs are added to a built-in row's,
  * never taken away (older servers report fewer), and a LOCAL or SCOPED row stays as it is. A
  * container comes before its sub-commands, which may also hang at `c` and are learned with it. `c`

@@ -31,14 +31,37 @@ bool channel_is_keyevent(struct resp_slice full)
     return starts_with(full, "__keyevent@");
 }
 
-/* "__redis__:invalidate", "__keyevent@0__:set", "cache:invalidate": the same for all services. */
-static bool is_everybodys(struct resp_slice name)
+/* Bytes before the first one of a pattern that may stand for others. */
+static size_t literal_length(struct resp_slice pattern)
 {
-    static const char *const events[] = {"cache:invalidate", "cache:invalidate:l1", "cache:change"};
-    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-        if (name.len == strlen(events[i]) && starts_with(name, events[i]))
+    static const char special[] = "*?[\\";
+    size_t n = 0;
+    while (n < pattern.len && !memchr(special, pattern.data[n], strlen(special)))
+        n++;
+    return n;
+}
+
+/* May a channel that begins with `head` be meant by these bytes, which others follow? Not by so few
+ * that they could as well be a service's own. */
+static bool may_mean(struct resp_slice begin, const char *head)
+{
+    size_t n = strlen(head), common = begin.len < n ? begin.len : n;
+    return common >= strlen("__key") && memcmp(begin.data, head, common) == 0;
+}
+
+/* "__keyevent@0__:set", "cache:invalidate", "__key*": the same for all services. */
+static bool is_everybodys(struct resp_slice name, bool pattern)
+{
+    static const char *const channels[] = {"cache:invalidate", "cache:invalidate:l1",
+                                           "cache:change", "__redis__:invalidate"};
+    for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
+        if (name.len == strlen(channels[i]) && starts_with(name, channels[i]))
             return true;
-    return starts_with(name, "__key") || starts_with(name, "__redis__:");
+    struct resp_slice begin = {name.data, pattern ? literal_length(name) : name.len};
+    if (begin.len == name.len)
+        return channel_is_keyevent(name);
+    return may_mean(begin, "__keyspace@") || may_mean(begin, "__keyevent@") ||
+           may_mean(begin, "__redis__:invalidate");
 }
 
 struct channel_name channel_out(const struct namespace *ns, bool namespaced, struct resp_slice name,
@@ -48,7 +71,7 @@ struct channel_name channel_out(const struct namespace *ns, bool namespaced, str
     size_t head = keyspace_head(name);
     if (head)
         return (struct channel_name){{name.data, head}, prefix, from(name, head)};
-    if (namespaced && !is_everybodys(name))
+    if (namespaced && !is_everybodys(name, pattern))
         return (struct channel_name){none, prefix, name};
     return (struct channel_name){none, none, name};
 }
@@ -60,10 +83,10 @@ bool channel_in(const struct namespace *ns, bool namespaced, struct resp_slice f
     size_t head = keyspace_head(full);
     struct resp_slice rest = from(full, head);
     *name = (struct channel_name){{full.data, head}, none, rest};
-    if (!head && (!namespaced || is_everybodys(full)))
+    if (!head && (!namespaced || is_everybodys(full, pattern)))
         return true;
     if (rest.len < prefix.len || (prefix.len && memcmp(rest.data, prefix.data, prefix.len) != 0))
-        return !head; /* a pattern may catch what is not ours; let it be seen as it is */
+        return false;
     name->tail = from(rest, prefix.len);
     return true;
 }

@@ -20,12 +20,12 @@ struct channel_name {
 
 /* The name at the server of a channel, or of a pattern of channels, that a client names.
  * `namespaced`: the setting channels.namespace. A pattern that may match keyspace notifications
- * among others ("*", "__key*") stays as it is. */
+ * among others ("__key*") stays as it is. */
 struct channel_name channel_out(const struct namespace *ns, bool namespaced, struct resp_slice name,
                                 bool pattern);
 
-/* What a client calls the channel, or pattern, `full` (as head and tail). False: it is about
- * another service's keys, and not for this client. */
+/* What a client calls the channel, or pattern, `full` (as head and tail). False: it is another
+ * service's, or about its keys, and not for this client. */
 bool channel_in(const struct namespace *ns, bool namespaced, struct resp_slice full, bool pattern,
                 struct channel_name *name);
 

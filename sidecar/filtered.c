@@ -182,9 +182,9 @@ static bool take_off(struct resp_slice prefix, struct resp_slice *s)
 }
 
 /* Takes the namespace off the names in a logged command. False: it has others' names, or it can't
- * be told, as of a script without keys. */
+ * be told, as of a script without keys, or of what another service publishes. */
 static bool strip_logged(const struct namespace *ns, const struct command_table *commands,
-                         struct command_keys *keys, struct logged *logged)
+                         struct command_keys *keys, bool own, struct logged *logged)
 {
     const struct command *command = command_find(commands, logged->argv, logged->argc);
     if (!command || !command_arity_ok(command, logged->argc) ||
@@ -193,7 +193,7 @@ static bool strip_logged(const struct namespace *ns, const struct command_table 
     size_t pattern = pattern_of(command, logged);
     if (pattern)
         return take_off(ns->glob, &logged->argv[pattern]);
-    if (command->keys_unknown && keys->n == 0)
+    if (keys->n == 0 && (command->keys_unknown || !own))
         return false;
     for (size_t k = 0; k < keys->n; k++) {
         size_t i = keys->v[k].arg;
@@ -217,6 +217,7 @@ static bool skip_element(struct resp_reader *r)
 struct entry {
     size_t n;
     struct resp_slice head, tail; /* what stands before and behind the command, as it is */
+    struct resp_slice client;     /* its name */
     struct logged logged;
 };
 
@@ -232,11 +233,21 @@ static bool read_entry(struct resp_reader *r, struct entry *e)
     if (!read_logged(r, &e->logged))
         return false;
     begin = r->p;
+    e->client = (struct resp_slice){"", 0};
     for (size_t i = 4; i < e->n; i++)
-        if (!skip_element(r))
+        if (!(i == 5 ? resp_read_bulk(r, &e->client) : skip_element(r)))
             return false;
     e->tail = (struct resp_slice){begin, (size_t)(r->p - begin)};
     return true;
+}
+
+/* Every nearcache of the service calls its connections so: main.c. */
+static bool is_own(const struct entry *e, const char *service)
+{
+    static const char by[] = "nearcache:";
+    size_t n = strlen(by), len = strlen(service);
+    return e->client.len == n + len && memcmp(e->client.data, by, n) == 0 &&
+           memcmp(e->client.data + n, service, len) == 0;
 }
 
 static void append_entry(struct text *out, const struct entry *e)
@@ -249,8 +260,7 @@ static void append_entry(struct text *out, const struct entry *e)
     text_append(out, e->tail.data, e->tail.len);
 }
 
-bool filtered_slowlog(const struct namespace *ns, const struct command_table *commands,
-                      struct command_keys *keys, struct resp_slice reply, int64_t count,
+bool filtered_slowlog(const struct slowlog_terms *terms, struct resp_slice reply, int64_t count,
                       struct text *out)
 {
     struct resp_reader r = {reply.data, reply.data + reply.len};
@@ -260,7 +270,8 @@ bool filtered_slowlog(const struct namespace *ns, const struct command_table *co
     bool ok = resp_read_array(&r, &n);
     for (; ok && n > 0 && (count < 0 || shown < (uint64_t)count); n--) {
         ok = read_entry(&r, &e);
-        if (!ok || !strip_logged(ns, commands, keys, &e.logged))
+        if (!ok || !strip_logged(terms->ns, terms->commands, terms->keys,
+                                 is_own(&e, terms->service), &e.logged))
             continue;
         append_entry(&entries, &e);
         shown++;
@@ -272,10 +283,16 @@ bool filtered_slowlog(const struct namespace *ns, const struct command_table *co
     return ok;
 }
 
+static struct slowlog_terms slowlog_terms(struct proxy *p)
+{
+    return (struct slowlog_terms){
+        .service = p->config->service, .ns = p->ns, .commands = p->commands, .keys = &p->keys};
+}
+
 static bool alter_slowlog(const struct filter *f, struct resp_slice reply, struct text *out)
 {
-    struct proxy *p = f->proxy;
-    return reply.len > 0 && filtered_slowlog(p->ns, p->commands, &p->keys, reply, f->option, out);
+    struct slowlog_terms terms = slowlog_terms(f->proxy);
+    return reply.len > 0 && filtered_slowlog(&terms, reply, f->option, out);
 }
 
 /* All entries are asked for: which of them are ours is not known before. */
@@ -408,11 +425,12 @@ bool filtered_applies(const struct proxy *p, const struct command *command)
 static bool alter(struct proxy *p, const struct command *command, unsigned resp,
                   struct resp_slice reply, struct text *out)
 {
+    struct slowlog_terms terms = slowlog_terms(p);
     switch (command->id) {
     case COMMAND_ID_CONFIG_GET:
         return filtered_config(reply, resp, out);
     case COMMAND_ID_SLOWLOG_GET:
-        return filtered_slowlog(p->ns, p->commands, &p->keys, reply, -1, out);
+        return filtered_slowlog(&terms, reply, -1, out);
     default:
         return filtered_channels(p->ns, p->config->channels_namespace, tells_numbers(command),
                                  reply, out);

@@ -63,10 +63,17 @@ bool filtered_channels(const struct namespace *ns, bool namespaced, bool numbers
  * not of that shape; what has been appended is of no use. */
 bool filtered_config(struct resp_slice reply, unsigned resp, struct text *out);
 
-/* SLOWLOG GET's: at most `count` entries (-1: all) of commands with keys of the namespace, or none.
- * `keys` is scratch. False: as above. */
-bool filtered_slowlog(const struct namespace *ns, const struct command_table *commands,
-                      struct command_keys *keys, struct resp_slice reply, int64_t count,
+/* Whose entries of SLOWLOG GET are shown. All borrowed. */
+struct slowlog_terms {
+    const char *service;
+    const struct namespace *ns;
+    const struct command_table *commands;
+    struct command_keys *keys; /* scratch */
+};
+
+/* SLOWLOG GET's: at most `count` entries (-1: all) of commands with keys of the namespace, or
+ * without any from the service's own proxies. False: as above. */
+bool filtered_slowlog(const struct slowlog_terms *terms, struct resp_slice reply, int64_t count,
                       struct text *out);
 
 #endif

@@ -144,6 +144,10 @@ def test_slowlog_shows_own_commands_only(slow, nearcache, resp):
     stranger.call("MSET", "theirs", 1)
     stranger.call("KEYS", "theirs*")
     stranger.call("EVAL", "return 'theirs'", 0)
+    for client in (stranger, slow.wire()):
+        client.call("PUBLISH", "theirs", "theirs")
+        client.call("SCRIPT", "LOAD", "return 'theirs'")
+    wire.call("PUBLISH", "news", "ours")
     connect(slow.address).mset({"theirs": 1, "demo:a": 2})
     log_all(slow, False)
     shown = entries(wire, -1)
@@ -152,6 +156,7 @@ def test_slowlog_shows_own_commands_only(slow, nearcache, resp):
                      [b"KEYS", b"a*"],
                      [b"MSET", b"a", b"1", b"b", b"x" * 128 + b"... (72 more bytes)"]]
     assert b"theirs" not in repr(wire.call("SLOWLOG", "GET", 100)).encode()
+    assert [b"PUBLISH", b"news", b"ours"] in [argv for _, argv in shown]
     assert entries(wire, 2) == shown[:2] and entries(wire) == shown[:10]
     assert entries(wire, 0) == [] and entries(wire, len(shown) + 5) == shown
 

@@ -68,12 +68,13 @@ END_TEST
 /* --- SLOWLOG GET --------------------------------------------------------------------------------
  */
 
-#define ENTRY(argv)                                                                                \
-    "*6\r\n:7\r\n:1760000000\r\n:12345\r\n" argv "$11\r\n127.0.0.1:5\r\n$4\r\nname\r\n"
-#define GET_OURS   ENTRY("*2\r\n$3\r\nGET\r\n$5\r\nsvc:a\r\n")
-#define GET_A      ENTRY("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
-#define GET_THEIRS ENTRY("*2\r\n$3\r\nget\r\n$7\r\nother:a\r\n")
-#define PING       ENTRY("*1\r\n$4\r\nPING\r\n")
+#define ENTRY_OF(client, argv)                                                                     \
+    "*6\r\n:7\r\n:1760000000\r\n:12345\r\n" argv "$11\r\n127.0.0.1:5\r\n" client "\r\n"
+#define ENTRY(argv) ENTRY_OF("$13\r\nnearcache:svc", argv)
+#define GET_OURS    ENTRY("*2\r\n$3\r\nGET\r\n$5\r\nsvc:a\r\n")
+#define GET_A       ENTRY("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
+#define GET_THEIRS  ENTRY("*2\r\n$3\r\nget\r\n$7\r\nother:a\r\n")
+#define PING        ENTRY("*1\r\n$4\r\nPING\r\n")
 
 static void expect_slowlog(const char *reply, int64_t count, const char *altered)
 {
@@ -82,7 +83,9 @@ static void expect_slowlog(const char *reply, int64_t count, const char *altered
     struct command_keys keys = {0};
     struct text out = {0};
     ck_assert(namespace_init(&ns, "svc:"));
-    bool ok = filtered_slowlog(&ns, table, &keys, text(reply), count, &out);
+    const struct slowlog_terms terms = {
+        .service = "svc", .ns = &ns, .commands = table, .keys = &keys};
+    bool ok = filtered_slowlog(&terms, text(reply), count, &out);
     ck_assert(ok == (altered != NULL));
     if (altered)
         ck_assert_str_eq(out.p, altered);
@@ -128,6 +131,27 @@ START_TEST(test_patterns)
         -1,
         "*1\r\n" ENTRY("*6\r\n$4\r\nSCAN\r\n$1\r\n0\r\n$5\r\nCOUNT\r\n$2\r\n10\r\n$5\r\nMATCH\r\n"
                        "$2\r\na*\r\n"));
+}
+END_TEST
+
+/* Names of channels, say, and what is published there. */
+START_TEST(test_without_keys_only_the_services_own)
+{
+    static const char *const others[] = {"$15\r\nnearcache:other", "$14\r\nnearcache:svc2",
+                                         "$12\r\nnearcache:sv",    "$0\r\n",
+                                         "$13\r\nNearcache:svc",   "$18\r\nnearcache:svc:link"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        struct text reply = {0};
+        text_say(&reply, "*2\r\n" ENTRY_OF("%s", "*3\r\n$7\r\nPUBLISH\r\n$1\r\nx\r\n$1\r\ny\r\n"),
+                 others[i]);
+        text_say(&reply, ENTRY_OF("%s", "*2\r\n$3\r\nGET\r\n$5\r\nsvc:a\r\n"), others[i]);
+        struct text expected = {0};
+        text_say(&expected, "*1\r\n" ENTRY_OF("%s", "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"), others[i]);
+        expect_slowlog(reply.p, -1, expected.p);
+        free(reply.p);
+        free(expected.p);
+    }
+    expect_slowlog("*1\r\n*4\r\n:1\r\n:2\r\n:3\r\n*1\r\n$4\r\nPING\r\n", -1, "*0\r\n");
 }
 END_TEST
 
@@ -184,6 +208,7 @@ int main(void)
     tcase_add_test(t, test_count);
     tcase_add_test(t, test_some_keys_are_others);
     tcase_add_test(t, test_patterns);
+    tcase_add_test(t, test_without_keys_only_the_services_own);
     tcase_add_test(t, test_what_cannot_be_told_is_left_out);
     tcase_add_test(t, test_a_long_command);
     tcase_add_test(t, test_slowlog_of_another_shape);
