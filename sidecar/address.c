@@ -336,6 +336,13 @@ void upstream_address_free(struct upstream_address *address)
     *address = (struct upstream_address){0};
 }
 
+void upstream_error_trim(char *error)
+{
+    char *quoted = strstr(error, ", with args beginning with");
+    if (quoted)
+        *quoted = '\0';
+}
+
 char *upstream_url_redacted(const char *url)
 {
     struct url parts;

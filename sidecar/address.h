@@ -44,6 +44,10 @@ bool listen_address_is_local(const struct listen_address *address);
 void upstream_address_free(struct upstream_address *address);
 void listen_address_free(struct listen_address *address);
 
+/* Cuts off what a server quotes, in an error, of a command that it does not know: where that is
+ * AUTH, there is the password in it. */
+void upstream_error_trim(char *error);
+
 /* The URL with *** for its password, if it has one. Owned by the caller; NULL: out of memory. */
 char *upstream_url_redacted(const char *url);
 

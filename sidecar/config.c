@@ -128,9 +128,10 @@ struct assignment {
     const char *where; /* "--set l1.ttl": how an error calls it */
 };
 
+/* What a URL has before an '@' may be a password, and what behind a '?' was meant to be one. */
 static bool may_show(const struct setting *s, const char *text)
 {
-    return s->type != SETTING_SECRET && !(strcmp(s->unit, "url") == 0 && strchr(text, '@'));
+    return s->type != SETTING_SECRET && !(strcmp(s->unit, "url") == 0 && strpbrk(text, "@?"));
 }
 
 static void assign(struct loader *l, const struct assignment *a)
@@ -537,13 +538,24 @@ static void check_tls_files(struct loader *l)
     upstream_address_free(&address);
 }
 
+static void check_auth(struct loader *l)
+{
+    const struct config *c = l->config;
+    check_file(l, "auth.password_file");
+    if (c->auth_password && c->auth_password_file)
+        complain_of(l, "auth.password_file", "there is an auth.password already");
+    if (c->auth_user && !c->auth_password && !c->auth_password_file)
+        complain_of(l, "auth.user", "a user without auth.password or auth.password_file");
+}
+
 /* An open port gives everything away: the service's keys, and with them often its users. */
 static void check_exposure(struct loader *l, const char *text, const struct listen_address *address)
 {
     const struct config *c = l->config;
     char where[MESSAGE_BYTES];
     bool certified = address->tls && config_tls_auth_clients(c) == TLS_AUTH_REQUIRED;
-    if (!c->protected_mode || certified || c->auth_password || listen_address_is_local(address))
+    if (!c->protected_mode || certified || c->auth_password || c->auth_password_file ||
+        listen_address_is_local(address))
         return;
     describe_origin(l, setting_find(&table, "listen"), where);
     complain(l, FROM_DEFAULT,
@@ -581,6 +593,7 @@ static void check_together(struct loader *l)
                  "NEARCACHE_SERVICE or \"service\" in the file");
     check_upstream(l);
     check_tls_files(l);
+    check_auth(l);
     check_listeners(l);
 }
 
@@ -780,6 +793,17 @@ bool config_upstream(const struct config *config, struct upstream_address *out)
 {
     char error[SETTING_ERROR_MAX];
     return find_upstream(config, out, error);
+}
+
+bool config_auth_password(const struct config *config, char **out, char error[SETTING_ERROR_MAX])
+{
+    const char *file = config->auth_password_file;
+    *out = NULL;
+    if (!file && !config->auth_password)
+        return true;
+    snprintf(error, SETTING_ERROR_MAX, "out of memory");
+    *out = file ? config_first_line(file, error) : strdup(config->auth_password);
+    return *out;
 }
 
 bool config_listen(const char *text, struct listen_address *out)

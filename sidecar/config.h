@@ -83,6 +83,12 @@ __attribute__((warn_unused_result)) bool config_upstream(const struct config *co
 __attribute__((warn_unused_result)) bool config_listen(const char *text,
                                                        struct listen_address *out);
 
+/* The password that clients must give, if any: auth.password, or the first line of
+ * auth.password_file, which is read anew each time. Owned by the caller; NULL: none. False: `error`
+ * says why it can't be had, in words that may follow a colon. */
+__attribute__((warn_unused_result)) bool
+config_auth_password(const struct config *config, char **out, char error[SETTING_ERROR_MAX]);
+
 /* The first line of a file, such as a password's. Owned by the caller; NULL: `error` says why, in
  * words that may follow a colon. */
 char *config_first_line(const char *path, char error[SETTING_ERROR_MAX]);

@@ -17,21 +17,41 @@
 
 bool identity_auth_required(const struct proxy *p)
 {
-    return p->config->auth_password != NULL;
+    return p->auth_password != NULL;
+}
+
+bool identity_set_password(struct proxy *p, char *password)
+{
+    char *old = p->auth_password;
+    bool other = !old || !password ? old != password : strcmp(old, password) != 0;
+    struct caller *c;
+    p->auth_password = password;
+    identity_forget(old);
+    TAILQ_FOREACH(c, &p->callers, entry)
+    c->authenticated |= !password;
+    return other;
+}
+
+void identity_forget(char *password)
+{
+    if (password)
+        explicit_bzero(password, strlen(password));
+    free(password);
 }
 
 static const char *password_of(const struct proxy *p)
 {
-    return p->config->auth_password ? p->config->auth_password : p->address->password;
+    return p->auth_password ? p->auth_password : p->address->password;
 }
 
 const char *identity_user(const struct proxy *p)
 {
-    const char *user = p->config->auth_password ? p->config->auth_user : p->address->user;
+    const char *user = p->auth_password ? p->config->auth_user : p->address->user;
     return user ? user : "default";
 }
 
-/* Looks at every byte whatever differs, so that the time taken tells nothing. */
+/* Looks at every byte given, whatever differs, and never behind the secret's end: the time it takes
+ * tells neither what the secret is nor how long. */
 static bool same_secret(struct resp_slice given, const char *secret)
 {
     size_t len = strlen(secret);

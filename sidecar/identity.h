@@ -1,13 +1,20 @@
 /* identity.h - who a client is: AUTH, HELLO, ACL WHOAMI, and what RESET takes away.
  *
- * Clients are checked against auth.user and auth.password where these are set; else nobody has to
- * authenticate, but who does is checked against the credentials that the proxy itself has at the
- * upstream. Either way there is one user, as if it were Redis' only one.
+ * Clients are checked against auth.user and auth.password (or its file's) where these are set; else
+ * nobody has to authenticate, but who does is checked against the credentials that the proxy itself
+ * has at the upstream. Either way there is one user, as if it were Redis' only one.
  */
 #ifndef NEARCACHE_IDENTITY_H
 #define NEARCACHE_IDENTITY_H
 
 #include "proxy.h"
+
+/* Takes the password that clients must give from now on, or NULL: none. Those that have given
+ * another stay; where none is wanted any more all may do what they like. True: it is another than
+ * before. */
+bool identity_set_password(struct proxy *p, char *password);
+/* Frees a password, and leaves nothing of it in memory. */
+void identity_forget(char *password);
 
 /* Whether a client has to authenticate before anything else. */
 bool identity_auth_required(const struct proxy *p);

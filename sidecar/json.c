@@ -17,7 +17,6 @@ enum {
     DEPTH_MAX = 32,
     JSON_PATH_MAX = 256, /* with the final NUL */
     WORD_MAX = 48,       /* the same, of a number, true, false or null */
-    SHOWN_MAX = 24,      /* how much of a token an error shows */
 };
 
 struct scan {
@@ -177,7 +176,8 @@ static const char *expected(const struct grammar *g, enum due due)
     return texts[due];
 }
 
-/* A string that stands for a forgotten ':' may be a password; any other token is shown. */
+/* A string or word in the wrong place may be a password, or the rest of one behind a quote in it.
+ */
 static bool say_expected(const struct grammar *g, enum due due, const struct scan *s,
                          char error[JSON_ERROR_MAX])
 {
@@ -185,14 +185,11 @@ static bool say_expected(const struct grammar *g, enum due due, const struct sca
     size_t n = token_len(s);
     if (n == 0)
         snprintf(error, JSON_ERROR_MAX, "expected %s, but the text ends", what);
-    else if (due == DUE_COLON && *s->token == '"')
-        snprintf(error, JSON_ERROR_MAX, "expected %s, not a string", what);
+    else if (is_punctuation(*s->token))
+        snprintf(error, JSON_ERROR_MAX, "expected %s, not %c", what, *s->token);
     else
-        snprintf(error, JSON_ERROR_MAX, "expected %s, not %.*s%s", what,
-                 (int)(n < SHOWN_MAX ? n : SHOWN_MAX), s->token, n > SHOWN_MAX ? "..." : "");
-    for (char *p = error; *p; p++)
-        if ((unsigned char)*p < ' ' || *p == 0x7f)
-            *p = '?';
+        snprintf(error, JSON_ERROR_MAX, "expected %s, not a %s", what,
+                 *s->token == '"' ? "string" : "word without double quotes");
     return false;
 }
 

@@ -370,6 +370,7 @@ static void step_reply(struct link *l, const redisReply *r)
     bool refused = r->type == REDIS_REPLY_ERROR;
     if (refused && (step == STEP_AUTH || strncmp(r->str, "NOAUTH", 6) == 0 ||
                     strncmp(r->str, "LOADING", 7) == 0)) {
+        upstream_error_trim(r->str);
         fail(l, r->str);
         return;
     }

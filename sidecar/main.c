@@ -10,6 +10,7 @@
 #include "announce.h"
 #include "client.h"
 #include "dev.h"
+#include "identity.h"
 #include "lend.h"
 #include "link.h"
 #include "local.h"
@@ -118,9 +119,7 @@ static bool load_tls(struct tls_options *options, const char *key_password_file,
         return complain("%s: %s", key_password_file, error);
     options->key_password = password;
     *out = tls_context_new(options, error);
-    if (password)
-        explicit_bzero(password, strlen(password));
-    free(password);
+    identity_forget(password);
     return *out || complain("%s", error);
 }
 
@@ -178,9 +177,8 @@ static bool build_tls(struct app *a)
 }
 
 /* All files are read before the old ones are given up: with a wrong one nothing changes. */
-static bool reload_tls(void *ctx, const struct config *fresh)
+static bool reload_tls(struct app *a, const struct config *fresh)
 {
-    struct app *a = ctx;
     struct tls_context *upstream = NULL, *client = NULL;
     bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->address, &upstream)) &&
               (!a->client_tls || load_client_tls(fresh, &client));
@@ -191,6 +189,34 @@ static bool reload_tls(void *ctx, const struct config *fresh)
     tls_context_free(upstream);
     tls_context_free(client);
     return ok;
+}
+
+/* --- the password of clients --------------------------------------------------------------------
+ */
+
+/* False: why was said. */
+static bool load_password(const struct config *c, char **out)
+{
+    char error[SETTING_ERROR_MAX];
+    return config_auth_password(c, out, error) ||
+           complain("%s: %s", c->auth_password_file ? c->auth_password_file : "auth.password",
+                    error);
+}
+
+/* Before a reload: what it needs besides the configuration. */
+static bool accept_reload(void *ctx, const struct config *fresh)
+{
+    struct app *a = ctx;
+    char *password;
+    if (!load_password(fresh, &password))
+        return false;
+    if (!reload_tls(a, fresh)) {
+        identity_forget(password);
+        return false;
+    }
+    if (identity_set_password(&a->proxy, password))
+        log_write(a->proxy.log, LOG_INFO, "client_password_changed", NULL);
+    return true;
 }
 
 /* --- signals ------------------------------------------------------------------------------------
@@ -251,7 +277,7 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     (void)what;
     struct app *a = arg;
     const struct config_reload_hooks hooks = {
-        .accept = reload_tls, .changed = log_changed, .refused = log_refused, .ctx = a};
+        .accept = accept_reload, .changed = log_changed, .refused = log_refused, .ctx = a};
     if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks))
         apply_settings(a);
     else
@@ -416,6 +442,10 @@ static bool build(struct app *a)
     if (!p->log)
         return complain("out of memory");
     fit_descriptors(a);
+    char *password;
+    if (!load_password(&a->config, &password))
+        return false;
+    (void)identity_set_password(p, password);
     return start_dev(a) && build_leaves(a) && build_upstream(a) && start_listening(a) &&
            watch_signals(a) && start_ticking(a);
 }
@@ -434,6 +464,7 @@ static void tear_down(struct app *a)
     l1_free(p->l1);
     command_table_free(p->commands);
     command_keys_free(&p->keys);
+    (void)identity_set_password(p, NULL);
     for (size_t i = 0; i < SIGNALS; i++)
         if (a->signals[i])
             event_free(a->signals[i]);

@@ -69,6 +69,12 @@ static bool name_option(struct option *o, const struct setting_table *table, con
     return o->setting;
 }
 
+/* Letters of a setting's name. What stands behind them may be its value, and a password. */
+static int name_length(const char *text)
+{
+    return (int)strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
+}
+
 /* The value behind the '=' or in the next argument; the flag of a BOOL alone means true. */
 static void take_value(struct option *o, struct arguments *args, const char *name,
                        const char *equals, bool has_value)
@@ -84,13 +90,22 @@ static void take_value(struct option *o, struct arguments *args, const char *nam
         o->value = *args->v++;
 }
 
-/* --set path=value */
-static void split_set(struct option *o, const struct setting_table *table)
+/* Most likely the value of an option that is wrong: no error of its own. */
+static void skip_value(struct arguments *args)
 {
+    if (args->v < args->end && **args->v != '-')
+        args->v++;
+}
+
+/* --set path=value */
+static void split_set(struct option *o, struct arguments *args)
+{
+    const struct setting_table *table = args->table;
     char path[NAME_BYTES];
     const char *equals = strchr(o->value, '=');
     if (!equals) {
-        wrong_option(o, "--set %.*s: expected path=value", VALUE_SHOWN, o->value);
+        wrong_option(o, "--set %.*s: expected path=value", name_length(o->value), o->value);
+        skip_value(args);
         return;
     }
     snprintf(path, sizeof path, "%.*s", (int)(equals - o->value), o->value);
@@ -122,14 +137,15 @@ bool options_next(struct arguments *args, struct option *o)
     int len = equals ? (int)(equals - arg) - 2 : NAME_BYTES;
     snprintf(name, sizeof name, "%.*s", len, arg + 2);
     if (!name_option(o, args->table, name, &has_value)) {
+        name[name_length(name)] = '\0';
         unknown_option(o, args->table, name);
-        if (!equals && args->v < args->end && **args->v != '-')
-            args->v++; /* most likely its value: no error of its own */
+        if (!equals)
+            skip_value(args);
         return true;
     }
     snprintf(o->where, sizeof o->where, "--%s", name);
     take_value(o, args, name, equals, has_value);
     if (o->kind == OPTION_SET)
-        split_set(o, args->table);
+        split_set(o, args);
     return true;
 }

@@ -23,6 +23,7 @@ struct proxy {
     struct l1 *l1;
     struct coherence *coherence;
     const struct upstream_address *address;
+    char *auth_password; /* that clients must give; NULL: none. identity.c's */
     struct upstream *upstream;
     struct tls_context *tls; /* of the listeners that speak TLS; NULL: there are none */
     struct link *link;

@@ -482,6 +482,7 @@ static bool handshake_reply(struct upstream_conn *uc, char type)
     }
     if (fatal) {
         line[strcspn(line, "\r\n")] = '\0';
+        upstream_error_trim(line);
         fail(uc, line + 1);
         return false;
     }

@@ -118,7 +118,7 @@ def test_all_errors_of_a_file_are_told_with_their_lines(config_file):
 def test_broken_json_is_told_with_its_line(config_file):
     path = config_file('{\n  "service": "s"\n  "dev": true\n}\n')
     assert run("--check", "--config", path) == (
-        1, "", f"nearcache: {path}:3: not valid JSON: expected ',' or '}}', not \"dev\"\n")
+        1, "", f"nearcache: {path}:3: not valid JSON: expected ',' or '}}', not a string\n")
 
 
 def test_variables_of_kubernetes_are_ignored():

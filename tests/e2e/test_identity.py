@@ -1,7 +1,9 @@
 """Who a client is: AUTH, HELLO, ACL WHOAMI, RESET; texts compared with a bare Redis."""
+import signal
+
 import pytest
 
-from conftest import RespError
+from conftest import RespError, wait_until
 from harness import server_version
 
 WRONGPASS = RespError("WRONGPASS invalid username-password pair or user is disabled.")
@@ -99,6 +101,56 @@ def test_a_user_for_clients(redis_server, nearcache):
     assert b" user=me " in wire.call("CLIENT", "INFO")
     assert wire.call("CLIENT", "KILL", "USER", "default") == 0
     assert wire.call("CLIENT", "KILL", "USER", "other") == RespError("ERR No such user 'other'")
+
+
+def reload(near, text):
+    """SIGHUP, until the log says so once more."""
+    before = near.output("stderr").count(text)
+    near.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: near.output("stderr").count(text) > before, what=f"{text} in the log")
+
+
+def test_a_password_of_a_file_that_is_replaced(redis_server, nearcache, tmp_path):
+    """Clients that have given the old one stay; new ones must give the new one."""
+    path = tmp_path / "password"
+    path.write_text("letmein\nnot this\n")
+    near = nearcache(f"--auth.password_file={path}", upstream=redis_server())
+    old, late = near.wire(), near.wire()
+    assert old.call("GET", "k") == RespError("NOAUTH Authentication required.")
+    assert old.call("AUTH", "letmein\nnot this") == WRONGPASS
+    assert old.call("AUTH", "letmein") == "OK"
+    path.write_text("another\n")
+    assert near.wire().call("AUTH", "letmein") == "OK"
+    reload(near, "event=client_password_changed")
+    assert old.call("GET", "k") is None
+    assert late.call("GET", "k") == RespError("NOAUTH Authentication required.")
+    assert late.call("AUTH", "letmein") == WRONGPASS
+    assert late.call("AUTH", "another") == "OK" and late.call("GET", "k") is None
+    assert old.call("AUTH", "letmein") == WRONGPASS
+    assert old.call("RESET") == "RESET"
+    assert old.call("GET", "k") == RespError("NOAUTH Authentication required.")
+    path.write_text("\n")
+    reload(near, "event=reload_refused")
+    assert near.wire().call("AUTH", "another") == "OK"
+
+
+def test_user_and_password_change_while_running(redis_server, nearcache, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    near = nearcache(f"--config={path}", upstream=redis_server())
+    first = near.wire()
+    assert first.call("GET", "k") is None
+    path.write_text('{"auth": {"user": "me", "password": "letmein"}}')
+    reload(near, "setting=auth.password")
+    second = near.wire()
+    assert first.call("GET", "k") is None and first.call("ACL", "WHOAMI") == b"me"
+    assert second.call("GET", "k") == RespError("NOAUTH Authentication required.")
+    assert second.call("AUTH", "letmein") == WRONGPASS
+    assert second.call("AUTH", "me", "letmein") == "OK"
+    third = near.wire()
+    path.write_text("{}")
+    reload(near, "setting=auth.password")
+    assert third.call("GET", "k") is None and near.wire().call("GET", "k") is None
 
 
 def test_the_upstreams_credentials(redis_server, nearcache):
