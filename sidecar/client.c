@@ -107,7 +107,7 @@ static bool may_take(const struct client *cl)
 }
 
 struct batch {
-    size_t n;
+    size_t n, most;
     size_t first_arg[BATCH]; /* index into args */
     size_t argc[BATCH];
     size_t end[BATCH]; /* offset behind the command */
@@ -121,8 +121,10 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
                                        .authenticated = cl->caller.authenticated};
     size_t at = 0;
     b->n = 0;
+    b->most =
+        limits.authenticated ? BATCH : 1; /* AUTH widens the limits of what stands behind it */
     resp_args_reset(&cl->args);
-    while (b->n < BATCH && at < n) {
+    while (b->n < b->most && at < n) {
         size_t used = 0, before = cl->args.n;
         enum resp_status status =
             resp_request_parse(&cl->parser, &limits, p + at, n - at, &cl->args, &used, error);
@@ -216,7 +218,7 @@ static size_t take(struct client *cl, const char *p, size_t n)
             protocol_error(cl, error);
             return n;
         }
-        if (b.n < BATCH)
+        if (b.n < b.most)
             break;
     }
     if (at < n && !may_take(cl))
@@ -253,7 +255,8 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     resp_args_reset(&cl->args);
     if (cl->closed)
         return n;
-    conn_flush(cl->caller.conn); /* hits leave with one write, borrowed ones before they can move */
+    if (!cl->caller.kill)
+        conn_flush(cl->caller.conn); /* hits leave with one write, borrowed before they can move */
     return leave_if_done(cl) || cl->caller.quitting ? n : taken;
 }
 
@@ -290,6 +293,10 @@ static void on_ended(void *ctx, bool eof, const char *why)
     struct client *cl = client_of(ctx);
     if (!conn_is_open(cl->caller.conn))
         handshake_failed(cl, why);
+    if (conn_unread(cl->caller.conn) > cl->proxy->config->client_max_query) {
+        forward_kick(cl->proxy, &cl->caller, why);
+        return;
+    }
     if (!eof || cl->caller.state.blocking) { /* what it waits for may never come */
         client_close(cl);
         return;

@@ -33,7 +33,7 @@ struct proxy {
     uint64_t next_caller_id;
     uint64_t started; /* monotonic ms */
 
-    struct log_limit handshake_log;
+    struct log_limit handshake_log, attack_log;
     uint64_t paused_until;        /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
     size_t n_monitors;            /* clients that MONITOR */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */

@@ -350,7 +350,9 @@ static const char *refusal(struct proxy *p, struct caller *c, const struct reque
         return text + 1;
     }
     if (!c->authenticated && !(command->flags & COMMAND_FLAG_NO_AUTH))
-        return "NOAUTH Authentication required.";
+        return command->id == COMMAND_ID_EXEC
+                   ? "EXECABORT Transaction discarded because of: NOAUTH Authentication required."
+                   : "NOAUTH Authentication required.";
     const char *error = refuse_debugger(c, plan);
     if (error)
         return error;
@@ -361,6 +363,29 @@ static const char *refusal(struct proxy *p, struct caller *c, const struct reque
              "admin_commands=allow",
              command->name);
     return text;
+}
+
+/* A page in somebody's browser has sent a form here, whose body is commands. As in Redis, nothing
+ * is answered, and nothing that stands behind is run. */
+static bool is_http(const struct request_plan *plan)
+{
+    return !plan->command &&
+           (resp_word_is(plan->argv[0], "post") || resp_word_is(plan->argv[0], "host:"));
+}
+
+static void drop_http(struct proxy *p, struct caller *c)
+{
+    enum { LOG_EVERY = 60000 /* ms */ };
+    char peer[CONN_ADDRESS_MAX];
+    c->kill = true;
+    p->metrics->clients_dropped++;
+    if (!log_limit_pass(&p->attack_log, loop_now(p->loop), LOG_EVERY))
+        return;
+    conn_peer_address(c->conn, peer);
+    log_write(p->log, LOG_WARN, "possible_attack", "client", peer, "why",
+              "it sent POST or Host: as HTTP does: perhaps a web page that uses its visitor's "
+              "browser to reach this service; the connection was closed",
+              NULL);
 }
 
 static void note_pause(struct proxy *p, const struct request_plan *plan)
@@ -385,6 +410,10 @@ enum request_outcome request_run(struct proxy *p, struct caller *c, const struct
     if (plan->cached && is_plain(p, c)) { /* most of all requests, by far */
         c->last_command = plan->command;
         reads_one(p, c, plan);
+        return REQUEST_TAKEN;
+    }
+    if (is_http(plan)) {
+        drop_http(p, c);
         return REQUEST_TAKEN;
     }
     const char *error = refusal(p, c, plan, text);

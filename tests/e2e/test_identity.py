@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from conftest import RespError, wait_until
+from conftest import RespError, encode, wait_until
 from harness import server_version
 
 WRONGPASS = RespError("WRONGPASS invalid username-password pair or user is disabled.")
@@ -88,6 +88,26 @@ def test_a_password_for_clients(redis_server, nearcache):
     assert wire.call("RESET") == "RESET"
     assert wire.call("GET", "k") == RespError("NOAUTH Authentication required.")
     assert hello(wire, 3, "AUTH", "default", "letmein")[b"proto"] == 3
+
+
+@pytest.mark.parametrize("auth", [["AUTH", "letmein"], ["HELLO", 2, "AUTH", "default", "letmein"]],
+                         ids=lambda a: a[0])
+@pytest.mark.parametrize("command", [["MSET", *"a 1 b 2 c 3 d 4 e 5 f 6".split()],
+                                     ["SET", "k", "x" * 20000]], ids=lambda c: c[0])
+def test_limits_end_with_the_auth_of_the_same_pipeline(redis_server, nearcache, auth, command):
+    """Who has not authenticated may send 10 arguments of 16 KB; what was sent with AUTH may be more."""
+    near = nearcache("--auth.password=letmein", upstream=redis_server())
+    wire = near.wire()
+    wire.send(encode(*auth) + encode(*command) * 3)
+    assert not isinstance(wire.reply(), RespError)
+    assert [wire.reply() for _ in range(3)] == ["OK"] * 3
+    assert "Protocol error: unauthenticated" in str(near.wire().call(*command))
+
+
+def test_exec_before_auth(redis_server, nearcache):
+    near = nearcache("--auth.password=letmein", upstream=redis_server())
+    bare = redis_server("--requirepass", "letmein")
+    assert near.wire().call("EXEC") == bare.wire().call("EXEC")
 
 
 def test_a_user_for_clients(redis_server, nearcache):
