@@ -10,8 +10,8 @@ struct backoff {
 };
 
 /* Counts a failure and returns the milliseconds to wait: a random half to all of a span that
- * doubles with every failure, from `least` to `most`, so that many instances do not come back at the
- * same moment. */
+ * doubles with every failure, from `least` to `most`, so that many instances do not come back at
+ * the same moment. */
 uint64_t backoff_next(struct backoff *b, uint64_t least, uint64_t most);
 
 #endif

@@ -8,8 +8,8 @@
  *        +------------------------------------------- answered ----------------+
  *
  * The pattern is M. Nygard's ("Release It!", 2007). Each time that it opens again it stays open for
- * longer, with jitter, so that many instances don't come back at the same moment. Leaf: time comes in
- * as `now`, monotonic milliseconds.
+ * longer, with jitter, so that many instances don't come back at the same moment. Leaf: time comes
+ * in as `now`, monotonic milliseconds.
  */
 #ifndef NEARCACHE_BREAKER_H
 #define NEARCACHE_BREAKER_H
@@ -20,10 +20,10 @@
 enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
 
 struct breaker_options {
-    unsigned timeouts;     /* so many requests in a row without an answer in time open it; 0: never */
-    unsigned error_rate;   /* so many percent of the window's requests that failed; 0: never .. */
-    unsigned min_requests; /* .. nor when there are fewer of them */
-    uint64_t window;       /* ms that the rate is taken over */
+    unsigned timeouts;   /* so many requests in a row without an answer in time open it; 0: never */
+    unsigned error_rate; /* so many percent of the window's requests that failed; 0: never .. */
+    unsigned min_requests;       /* .. nor when there are fewer of them */
+    uint64_t window;             /* ms that the rate is taken over */
     uint64_t open_min, open_max; /* ms that it stays open at first, and at most */
 };
 
@@ -38,8 +38,8 @@ void breaker_set_options(struct breaker *b, const struct breaker_options *option
 
 /* A request was answered. */
 void breaker_succeeded(struct breaker *b, uint64_t now);
-/* A request was not: not in time, or (`late` false) its connection was lost. May open it. `why`: one
- * line for people, copied. */
+/* A request was not: not in time, or (`late` false) its connection was lost. May open it. `why`:
+ * one line for people, copied. */
 void breaker_failed(struct breaker *b, uint64_t now, bool late, const char *why);
 /* The node can't be reached: opens it, or opens it again, for at least so long. */
 void breaker_trip(struct breaker *b, uint64_t now, const char *why, uint64_t at_least);

@@ -309,8 +309,8 @@ size_t caller_unread(const struct caller *c)
 
 size_t caller_footprint(const struct caller *c)
 {
-    return conn_input_capacity(c->conn) + conn_out(c->conn)->footprint + c->parked +
-           c->owed_bytes + c->owed * sizeof(struct request);
+    return conn_input_capacity(c->conn) + conn_out(c->conn)->footprint + c->parked + c->owed_bytes +
+           c->owed * sizeof(struct request);
 }
 
 bool caller_set_text(char **at, struct resp_slice text)

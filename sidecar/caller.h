@@ -91,8 +91,8 @@ struct caller {
     struct caller_state state;
     struct session *session; /* private connection and its state, or NULL; session.c's */
     struct upstream_conn
-        *lane;       /* that private connection, which all its commands go down; or NULL */
-    uint32_t shared; /* serial of the shared one that it used last; 0: none yet */
+        *lane;             /* that private connection, which all its commands go down; or NULL */
+    uint32_t shared;       /* serial of the shared one that it used last; 0: none yet */
     struct chain *capture; /* takes immediate answers, if not NULL */
     struct chain discard;  /* takes those that the client doesn't want */
     struct request *head, *tail;

@@ -4,9 +4,9 @@
 
 #include <stdint.h>
 
-/* The tightest limit of the process' control group and those above it, bytes; 0: none. `membership` is
- * /proc/self/cgroup, `root` where the hierarchies are mounted, /sys/fs/cgroup; version 2 (memory.max)
- * and version 1 (memory/memory.limit_in_bytes) are known, see cgroups(7). */
+/* The tightest limit of the process' control group and those above it, bytes; 0: none. `membership`
+ * is /proc/self/cgroup, `root` where the hierarchies are mounted, /sys/fs/cgroup; version 2
+ * (memory.max) and version 1 (memory/memory.limit_in_bytes) are known, see cgroups(7). */
 uint64_t cgroup_memory_limit(const char *membership, const char *root);
 
 /* Bytes of the machine's memory; 0: not known. */

@@ -11,8 +11,8 @@
 /* A connection of a new client; for listener_new, ctx is the struct proxy. */
 void client_accept(void *ctx, evutil_socket_t fd, bool tls);
 
-/* Clients that wait for others, or that are at rest, leave; to be called again and again while shutting
- * down. */
+/* Clients that wait for others, or that are at rest, leave; to be called again and again while
+ * shutting down. */
 void clients_drain(struct proxy *p, uint64_t now);
 /* Disconnects them all. */
 void clients_close(struct proxy *p);

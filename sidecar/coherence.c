@@ -57,8 +57,8 @@ struct coherence {
     bool up;
     bool stored; /* since the last epoch: something to clear */
     uint64_t proven;
-    uint64_t doubts[DOUBTS]; /* when all that was stored was last known to be right, each time that it
-                                became suspect; a ring */
+    uint64_t doubts[DOUBTS]; /* when all that was stored was last known to be right, each time that
+                                it became suspect; a ring */
     uint64_t n_doubts;
     uint64_t all_pending; /* writes whose keys can't be told */
     uint64_t open_fills;
@@ -351,12 +351,13 @@ bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uin
                             struct l1_hit *hit)
 {
     struct l1_stale stale;
-    if (!c->options.stale_keys || !policy_matches(c->options.stale_keys, view->key, view->key_len) ||
+    if (!c->options.stale_keys ||
+        !policy_matches(c->options.stale_keys, view->key, view->key_len) ||
         !l1_lookup_stale(c->l1, view, now, hit, &stale))
         return false;
     uint64_t right = stale.fresh < now ? stale.fresh : now;
     uint64_t stored = stale.fresh > c->options.ttl ? stale.fresh - c->options.ttl : 0;
-    uint64_t told = stale.suspect              ? right_until(c, stored)
+    uint64_t told = stale.suspect               ? right_until(c, stored)
                     : coherence_serving(c, now) ? now
                                                 : c->proven;
     return now <= (told < right ? told : right) + c->options.max_stale;

@@ -59,9 +59,10 @@ struct coherence_options {
     uint64_t negative_ttl; /* the same of what says that a key is not there; 0: not kept */
     uint64_t lease;        /* how long a proof that the link is alive counts, ms */
     size_t max_value;      /* longest reply kept, bytes */
-    uint64_t max_stale;    /* how long replies of these keys (borrowed; NULL: none) may be served after */
+    uint64_t
+        max_stale; /* how long replies of these keys (borrowed; NULL: none) may be served after */
     const struct config_list *stale_keys; /* they were known to be right, ms */
-    struct budget *budget; /* counts replies on their way into the L1; borrowed */
+    struct budget *budget;                /* counts replies on their way into the L1; borrowed */
 };
 
 /* The L1 and the metrics are borrowed. NULL: out of memory. */
@@ -152,8 +153,8 @@ void coherence_write_end(struct coherence *c, uint64_t hash);
 void coherence_write_all_begin(struct coherence *c);
 void coherence_write_all_end(struct coherence *c);
 
-/* Around a command that writes very many keys, each of which its owner kills in between: no fill begins
- * meanwhile. */
+/* Around a command that writes very many keys, each of which its owner kills in between: no fill
+ * begins meanwhile. */
 void coherence_hold_fills(struct coherence *c);
 void coherence_release_fills(struct coherence *c);
 

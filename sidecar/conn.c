@@ -37,7 +37,8 @@ struct secure {
     bool write_needs_data; /* .. and written to when it can be read from */
 };
 
-/* What a connection has while it is being opened: the addresses still to be tried, and until when. */
+/* What a connection has while it is being opened: the addresses still to be tried, and until when.
+ */
 struct attempt {
     struct evdns_getaddrinfo_request *resolving;
     struct evutil_addrinfo *list, *next;
@@ -249,11 +250,11 @@ static char *read_target(struct conn *c, size_t *room)
         *room = LOOP_READ_BYTES;
         return loop->read_buffer;
     }
-    /* Doubling, but no more than what is said to be needed: a declared length alone costs nothing.
-     */
-    size_t cap = input_cap(c) - c->in.len >= LOOP_CARRY_BYTES ? input_cap(c) : c->in.len * 2;
-    if (cap < LOOP_READ_BYTES)
-        cap = LOOP_READ_BYTES;
+    /* By an eighth, though no further than what is said to be needed: a declared length alone costs
+     * nothing, and a large message little more than it is long. */
+    size_t cap = input_cap(c), more = c->in.len / 8;
+    if (cap - c->in.len < LOOP_CARRY_BYTES)
+        cap = c->in.len + (more > LOOP_READ_BYTES ? more : LOOP_READ_BYTES);
     if (c->in_wanted > c->in.len + LOOP_CARRY_BYTES && cap > c->in_wanted)
         cap = c->in_wanted;
     if (!input_room(c, cap))
@@ -820,8 +821,7 @@ static void connect_unix(struct conn *c, const char *path)
         return;
     }
     memcpy(address.sun_path, path, len);
-    const char *failure =
-        start_connect(c, (const struct sockaddr *)&address, sizeof address);
+    const char *failure = start_connect(c, (const struct sockaddr *)&address, sizeof address);
     if (failure)
         broken(c, failure);
 }

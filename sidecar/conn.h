@@ -39,7 +39,8 @@ struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_conte
 
 /* Where to connect; strings are borrowed for the call. */
 struct conn_target {
-    const char *host; /* resolved without blocking, each time anew; its addresses are tried in turn */
+    const char
+        *host; /* resolved without blocking, each time anew; its addresses are tried in turn */
     uint16_t port;
     const char *path;        /* of a unix socket, where host is NULL */
     struct tls_context *tls; /* a client's context as above, or NULL */
@@ -74,8 +75,8 @@ void conn_limit_input(struct conn *c, size_t bytes);
 /* The message at hand needs about this many bytes in all: sizes the buffer. */
 void conn_want(struct conn *c, size_t bytes);
 
-/* The connection's own block that these received bytes lie in, to be kept beyond the callback; NULL:
- * they lie elsewhere, and have to be copied. */
+/* The connection's own block that these received bytes lie in, to be kept beyond the callback;
+ * NULL: they lie elsewhere, and have to be copied. */
 struct block *conn_block(const struct conn *c, const char *p);
 
 size_t conn_unread(const struct conn *c); /* bytes received and not taken */

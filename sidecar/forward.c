@@ -14,7 +14,7 @@
 #include "wire.h"
 
 enum {
-    BACKLOG_SLOW = 128 * 1024,        /* bytes unread by a client before its reply is held back, .. */
+    BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back, .. */
     BACKLOG_OTHERS = 8 * 1024 * 1024, /* .. where others wait for theirs behind it */
     HOLD_READER_MAX = 100,            /* ms */
     ANNOUNCED_MAX = 64 * 1024,        /* keys of one command, before all of them are announced */
@@ -305,10 +305,8 @@ void forward_sent(struct request *r, size_t bytes)
 
 static struct announce_lane lane_of(const struct caller *c, const struct upstream_conn *uc)
 {
-    return (struct announce_lane){.db = c->db,
-                                  .resp = c->resp,
-                                  .slot = proxy_slot(c),
-                                  .serial = upstream_serial(uc)};
+    return (struct announce_lane){
+        .db = c->db, .resp = c->resp, .slot = proxy_slot(c), .serial = upstream_serial(uc)};
 }
 
 /* --- commands of very many arguments ------------------------------------------------------------
@@ -365,7 +363,8 @@ static void long_done(void *ctx, struct chain *out)
     free(l);
 }
 
-static struct request *begin_long(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static struct request *begin_long(struct proxy *p, struct caller *c,
+                                  const struct request_plan *plan)
 {
     static const struct outgoing_hooks hooks = {.key = kill_written, .done = long_done};
     struct request *r = forward_expect(c, NULL);
@@ -481,7 +480,8 @@ static bool may_hold(const struct proxy *p, struct caller *c)
     return now - c->held_since < HOLD_READER_MAX;
 }
 
-/* A reader that does not keep up: first its reply is held back, then buffered, then it has to go. */
+/* A reader that does not keep up: first its reply is held back, then buffered, then it has to go.
+ */
 void forward_watch_backlog(struct proxy *p, struct request *r)
 {
     struct caller *c = r->caller;

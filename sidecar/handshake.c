@@ -100,9 +100,8 @@ enum handshake_status handshake_reply(struct handshake *h, const struct handshak
                                       char type, struct chain *out)
 {
     enum step step = h->steps[h->step++];
-    bool knows_no_hello =
-        step == STEP_HELLO && terms->resp == 2 &&
-        (begins(h->line, "-ERR unknown command") || begins(h->line, "-NOPERM"));
+    bool knows_no_hello = step == STEP_HELLO && terms->resp == 2 &&
+                          (begins(h->line, "-ERR unknown command") || begins(h->line, "-NOPERM"));
     if (type == '-' && !knows_no_hello && is_fatal(h, step)) {
         refuse(h, step);
         return HANDSHAKE_REFUSED;

@@ -28,10 +28,10 @@ struct handshake {
     uint8_t steps[4]; /* replies awaited, in order */
     uint8_t step, n_steps;
     uint16_t line_len;
-    char line[HANDSHAKE_LINE_MAX]; /* start of the reply at hand */
-    uint64_t id;                   /* CLIENT ID; 0: the server did not tell */
-    bool no_such_db;               /* REFUSED by SELECT alone */
-    bool wrong_password;           /* REFUSED for who we are */
+    char line[HANDSHAKE_LINE_MAX];    /* start of the reply at hand */
+    uint64_t id;                      /* CLIENT ID; 0: the server did not tell */
+    bool no_such_db;                  /* REFUSED by SELECT alone */
+    bool wrong_password;              /* REFUSED for who we are */
     char refusal[HANDSHAKE_LINE_MAX]; /* the server's words, one line without CRLF */
 };
 

@@ -58,8 +58,8 @@ static const size_t MEMORY_MAX = (size_t)UNIT << 32;
 static const uint32_t HOLE = 1U << 31, SUSPECT = 1U << 30, LASTING = 1U << 29; /* in entry.len */
 static const size_t ENTRY_MAX = (1U << 29) - UNIT;
 
-/* Key, view and reply follow the header, in this order; and where the entry is LASTING, the time since
- * base until which it is fresh. */
+/* Key, view and reply follow the header, in this order; and where the entry is LASTING, the time
+ * since base until which it is fresh. */
 struct entry {
     uint32_t len; /* bytes, header included, alignment not; HOLE, SUSPECT, LASTING */
     uint32_t tag; /* low half of the key's hash */
@@ -756,8 +756,8 @@ bool l1_insert_lasting(struct l1 *l1, const struct l1_view *v, const char *reply
     }
     move_base(l1, now);
     uint32_t tag = (uint32_t)v->hash;
-    uint32_t n = units(sizeof(struct entry) + data_len(v, len) +
-                       (fresh < gone ? sizeof(uint32_t) : 0));
+    uint32_t n =
+        units(sizeof(struct entry) + data_len(v, len) + (fresh < gone ? sizeof(uint32_t) : 0));
     known = ghost_take(l1, tag) || known;
     if (!known && n > l1->small.size / 2) {
         ghost_put(l1, tag);

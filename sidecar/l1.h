@@ -90,8 +90,8 @@ bool l1_lookup_stale(struct l1 *l1, const struct l1_view *v, uint64_t now, struc
 bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
                uint64_t deadline, uint64_t now);
 
-/* The same, but l1_lookup serves it until `fresh` only, and until `gone` (not earlier) it is kept for
- * l1_lookup_stale; 4 bytes more where they differ. */
+/* The same, but l1_lookup serves it until `fresh` only, and until `gone` (not earlier) it is kept
+ * for l1_lookup_stale; 4 bytes more where they differ. */
 bool l1_insert_lasting(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
                        uint64_t fresh, uint64_t gone, uint64_t now);
 
@@ -105,11 +105,11 @@ void l1_clear(struct l1 *l1);
 /* For NEARCACHE KEY: looks without counting as a use. */
 struct l1_info {
     size_t reply_len;
-    size_t footprint; /* bytes of the budget */
+    size_t footprint;      /* bytes of the budget */
     uint64_t time_left_ms; /* 0: l1_lookup does not serve it any more, only l1_lookup_stale */
-    unsigned credit; /* S3-FIFO's use counter, 0..31 */
-    bool in_main;    /* main ring rather than small */
-    bool suspect;    /* l1_suspect_all() */
+    unsigned credit;       /* S3-FIFO's use counter, 0..31 */
+    bool in_main;          /* main ring rather than small */
+    bool suspect;          /* l1_suspect_all() */
 };
 bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_info *info);
 

@@ -12,8 +12,8 @@
 
 #define TRACKING_CHANNEL "__redis__:invalidate"
 enum {
-    PING_EVERY = 250,   /* ms */
-    RETRY_MIN = 50, /* ms between attempts to connect, doubling */
+    PING_EVERY = 250, /* ms */
+    RETRY_MIN = 50,   /* ms between attempts to connect, doubling */
     RETRY_MAX = 2000,
     SILENCE_MAX = 3000, /* ms without an answered PING before the connection is replaced */
     STEPS_MAX = 16,
@@ -536,6 +536,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct link *l = ctx;
     struct conn *conn = l->conn;
+    upstream_note_alive(l->options.upstream);
     if (l->state == LINK_ASKING && tls_is_record(p, n)) {
         fail(l, "it speaks TLS: use rediss:// instead of redis://");
         return n;

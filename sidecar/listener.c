@@ -208,9 +208,9 @@ static void accept_all(const struct listener *l)
         l->accepted(l->ctx, fd, l->tls);
 }
 
-/* A classic BPF program that answers a number: the kernel gives new connections to that socket of the
- * group, counted in the order in which they were bound, and chooses itself where there is no such
- * (socket(7), SO_ATTACH_REUSEPORT_CBPF). Ours came before those of a newer process. */
+/* A classic BPF program that answers a number: the kernel gives new connections to that socket of
+ * the group, counted in the order in which they were bound, and chooses itself where there is no
+ * such (socket(7), SO_ATTACH_REUSEPORT_CBPF). Ours came before those of a newer process. */
 void listener_divert(struct listener *l, unsigned ours)
 {
     struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, ours)};

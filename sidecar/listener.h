@@ -11,8 +11,8 @@ struct listener;
 struct listener_options {
     const char *unix_mode; /* permissions of unix sockets, octal; NULL: what the umask leaves */
     int backlog;           /* connections that may wait to be accepted */
-    bool reuse_port;       /* share the address with those who do so as well; take over the path of a
-                              unix socket */
+    bool reuse_port; /* share the address with those who do so as well; take over the path of a
+                        unix socket */
 };
 
 /* Called for each connection; the descriptor, non-blocking, is the receiver's. */

@@ -60,11 +60,9 @@ static void say_section(const struct proxy *p, struct text *t)
         t, "upstream:%s\r\nupstream_version:%s\r\nupstream_state:%s\r\nupstream_last_error:%s\r\n",
         p->address->label, link_server_version(p->link), upstream_state(p->upstream),
         upstream_last_error(p->upstream));
-    text_say(
-        t,
-        "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\n",
-        upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
-        p->n_callers);
+    text_say(t, "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\n",
+             upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
+             p->n_callers);
     say_breaker(p, t);
     text_say(t, "buffer_bytes:%zu\r\nbuffer_bytes_peak:%zu\r\nbuffer_bytes_limit:%zu\r\n",
              p->loop->budget.used, p->loop->budget.peak, p->loop->budget.limit);

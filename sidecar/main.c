@@ -23,19 +23,19 @@ enum {
     TICK_MS = 50,
     SIGNALS = 4,
     DESCRIPTORS_OF_OUR_OWN = 64,
-    DIVERT_FOR = 200,             /* ms that connections on their way to us are still accepted */
-    BUFFERS_MIN = 16 << 20,       /* bytes */
-    BUFFERS_MAX = 1 << 30,        /* unless the configuration says so */
-    OF_OUR_OWN = 8 << 20,         /* what the process takes besides buffers and the L1 */
-    TRIM_FROM = 8 << 20,          /* bytes given back before the allocator is asked for them */
-    TRIM_EVERY = 1000,            /* ms */
+    DIVERT_FOR = 200,       /* ms that connections on their way to us are still accepted */
+    BUFFERS_MIN = 16 << 20, /* bytes */
+    BUFFERS_MAX = 1 << 30,  /* unless the configuration says so */
+    OF_OUR_OWN = 8 << 20,   /* what the process takes besides buffers and the L1 */
+    TRIM_FROM = 8 << 20,    /* bytes given back before the allocator is asked for them */
+    TRIM_EVERY = 1000,      /* ms */
 };
 
 struct app {
     int argc;
     char **argv, **envp;
     struct config config;
-    struct upstream_address address;
+    struct upstream_address address, next_address; /* the latter while reloading */
     struct namespace ns;
     struct metrics metrics;
     struct loop loop;
@@ -223,11 +223,10 @@ static bool build_tls(struct app *a)
 }
 
 /* All files are read before the old ones are given up: with a wrong one nothing changes. */
-static bool reload_tls(void *ctx, const struct config *fresh)
+static bool reload_tls(struct app *a, const struct config *fresh)
 {
-    struct app *a = ctx;
     struct tls_context *upstream = NULL, *client = NULL;
-    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->address, &upstream)) &&
+    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->next_address, &upstream)) &&
               (!a->client_tls || load_client_tls(fresh, &client));
     if (ok && upstream)
         tls_context_swap(a->upstream_tls, upstream);
@@ -236,6 +235,62 @@ static bool reload_tls(void *ctx, const struct config *fresh)
     tls_context_free(upstream);
     tls_context_free(client);
     return ok;
+}
+
+/* --- reloading ----------------------------------------------------------------------------------
+ */
+
+static bool set_url(struct config *c, const char *url)
+{
+    char *copy = strdup(url);
+    if (!copy)
+        return complain("out of memory");
+    free(c->upstream_url);
+    c->upstream_url = copy;
+    return true;
+}
+
+/* Where the upstream will be. False: not while running; why was said. */
+static bool find_new_address(struct app *a, const struct config *fresh)
+{
+    struct upstream_address next;
+    if (!config_upstream(fresh, &next))
+        return complain(
+            "upstream: out of memory, or upstream.password_file can't be read any more");
+    bool ok = next.tls == a->address.tls && next.db == a->address.db;
+    if (!ok)
+        upstream_address_free(&next);
+    else
+        a->next_address = next;
+    return ok ||
+           complain("upstream.url: another database, or TLS turned on or off, needs a restart");
+}
+
+static bool accept_config(void *ctx, struct config *fresh)
+{
+    struct app *a = ctx;
+    if (a->dev && !set_url(fresh, dev_url(a->dev)))
+        return false;
+    if (!find_new_address(a, fresh))
+        return false;
+    if (reload_tls(a, fresh))
+        return true;
+    upstream_address_free(&a->next_address);
+    return false;
+}
+
+/* New credentials are for new connections. Another place has other data. */
+static void take_new_address(struct app *a)
+{
+    bool moved = !upstream_address_same_place(&a->address, &a->next_address);
+    upstream_address_free(&a->address);
+    a->address = a->next_address;
+    a->next_address = (struct upstream_address){0};
+    if (!moved)
+        return;
+    coherence_new_epoch(a->proxy.coherence);
+    upstream_renew(a->proxy.upstream);
+    link_restart(a->proxy.link, "the upstream's address has changed");
 }
 
 /* --- signals ------------------------------------------------------------------------------------
@@ -297,23 +352,22 @@ static size_t buffer_limit(const struct config *c)
 static struct upstream_options upstream_options(const struct app *a)
 {
     const struct config *c = &a->config;
-    return (struct upstream_options){
-        .address = &a->address,
-        .tls = a->upstream_tls,
-        .client_name = a->client_name,
-        .connections = (unsigned)c->upstream_connections,
-        .private_max = (unsigned)c->upstream_sessions,
-        .connect_timeout = c->upstream_connect_timeout,
-        .handshake_timeout = c->upstream_handshake_timeout,
-        .timeout = c->upstream_timeout,
-        .scan_timeout = c->upstream_scan_timeout,
-        .queue_timeout = c->upstream_queue_timeout,
-        .breaker = {.timeouts = (unsigned)c->breaker_timeouts,
-                    .error_rate = (unsigned)c->breaker_error_rate,
-                    .min_requests = (unsigned)c->breaker_min_requests,
-                    .window = c->breaker_window,
-                    .open_min = c->breaker_open_min,
-                    .open_max = c->breaker_open_max}};
+    return (struct upstream_options){.address = &a->address,
+                                     .tls = a->upstream_tls,
+                                     .client_name = a->client_name,
+                                     .connections = (unsigned)c->upstream_connections,
+                                     .private_max = (unsigned)c->upstream_sessions,
+                                     .connect_timeout = c->upstream_connect_timeout,
+                                     .handshake_timeout = c->upstream_handshake_timeout,
+                                     .timeout = c->upstream_timeout,
+                                     .scan_timeout = c->upstream_scan_timeout,
+                                     .queue_timeout = c->upstream_queue_timeout,
+                                     .breaker = {.timeouts = (unsigned)c->breaker_timeouts,
+                                                 .error_rate = (unsigned)c->breaker_error_rate,
+                                                 .min_requests = (unsigned)c->breaker_min_requests,
+                                                 .window = c->breaker_window,
+                                                 .open_min = c->breaker_open_min,
+                                                 .open_max = c->breaker_open_max}};
 }
 
 static struct coherence_options coherence_options(struct app *a)
@@ -358,10 +412,11 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     (void)what;
     struct app *a = arg;
     const struct config_reload_hooks hooks = {
-        .accept = reload_tls, .changed = log_changed, .refused = log_refused, .ctx = a};
-    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks))
+        .accept = accept_config, .changed = log_changed, .refused = log_refused, .ctx = a};
+    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks)) {
+        take_new_address(a);
         apply_settings(a);
-    else
+    } else
         log_write(a->proxy.log, LOG_ERROR, "reload_refused", "hint",
                   "the errors stand above; nothing was changed", NULL);
 }
@@ -388,6 +443,7 @@ static bool start_ticking(struct app *a)
     if (!a->tick || event_add(a->tick, &period) != 0)
         return complain("out of memory");
     event_active(a->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    upstream_open(a->proxy.upstream);
     return true;
 }
 
@@ -402,12 +458,7 @@ static bool start_dev(struct app *a)
     a->dev = dev_start(a->config.dev_redis_server, error);
     if (!a->dev)
         return complain("%s", error);
-    char *url = strdup(dev_url(a->dev));
-    if (!url)
-        return complain("out of memory");
-    free(a->config.upstream_url);
-    a->config.upstream_url = url;
-    return true;
+    return set_url(&a->config, dev_url(a->dev));
 }
 
 static bool build_leaves(struct app *a)

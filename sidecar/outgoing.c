@@ -9,8 +9,8 @@
 
 enum {
     KEEP_RATHER_THAN_COPY = 64 * 1024, /* bytes of an argument */
-    LONG = 4096,                       /* arguments from which on a command is written bit by bit .. */
-    ARGS_A_TURN = 2048,                /* .. of so many */
+    LONG = 4096,        /* arguments from which on a command is written bit by bit .. */
+    ARGS_A_TURN = 2048, /* .. of so many */
 };
 
 /* --- one argument -------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-/* outgoing.h - a client's command as it goes to the upstream: our prefix before its keys and channels.
+/* outgoing.h - a client's command as it goes to the upstream: our prefix before its keys and
+ * channels.
  *
- * One of very many arguments is written bit by bit, some in each turn, so that nobody else waits for
- * it; then it is handed on whole, since nothing may come between its parts.
+ * One of very many arguments is written bit by bit, some in each turn, so that nobody else waits
+ * for it; then it is handed on whole, since nothing may come between its parts.
  */
 #ifndef NEARCACHE_OUTGOING_H
 #define NEARCACHE_OUTGOING_H
@@ -31,17 +32,17 @@ bool outgoing_is_long(const struct request_plan *plan);
 struct outgoing_hooks {
     /* Each key, as it is written. */
     void (*key)(void *ctx, const struct command_key *key, struct resp_slice name);
-    /* All is written; the chain's contents are the receiver's. NULL: out of memory, or shutting down.
+    /* All is written; the chain's contents are the receiver's. NULL: out of memory, or shutting
+     * down.
      */
     void (*done)(void *ctx, struct chain *out);
 };
 
-/* Takes over what is in *keys, and keeps the block. False: out of memory, and `done` is not called. */
-__attribute__((warn_unused_result)) bool outgoing_begin(struct proxy *p,
-                                                        const struct request_plan *plan,
-                                                        struct command_keys *keys,
-                                                        const struct outgoing_hooks *hooks,
-                                                        void *ctx);
+/* Takes over what is in *keys, and keeps the block. False: out of memory, and `done` is not called.
+ */
+__attribute__((warn_unused_result)) bool
+outgoing_begin(struct proxy *p, const struct request_plan *plan, struct command_keys *keys,
+               const struct outgoing_hooks *hooks, void *ctx);
 /* Shutting down: all that are under way are done. */
 void outgoing_cancel_all(struct proxy *p);
 

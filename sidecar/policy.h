@@ -7,8 +7,8 @@
 
 #include "setting.h"
 
-/* True if one of the patterns fits the key: '*', '?', [a-z] and a backslash before any of them, as in
- * KEYS. A key with a NUL in it fits none. */
+/* True if one of the patterns fits the key: '*', '?', [a-z] and a backslash before any of them, as
+ * in KEYS. A key with a NUL in it fits none. */
 bool policy_matches(const struct config_list *patterns, const char *key, size_t len);
 
 #endif

@@ -70,9 +70,9 @@ static size_t largest_footprint(const struct proxy *p)
     return most;
 }
 
-/* Those who hold at least half of what the largest does, and more than their share, until so much is
- * given back. Memory of one that has just gone comes back at the end of the turn, or when what it has
- * asked for has been sent. */
+/* Those who hold at least half of what the largest does, and more than their share, until so much
+ * is given back. Memory of one that has just gone comes back at the end of the turn, or when what
+ * it has asked for has been sent. */
 static size_t evict_largest(struct proxy *p, size_t wanted)
 {
     size_t most = largest_footprint(p), least = most / 2, given = 0;
@@ -150,8 +150,8 @@ static void drop_idle(struct proxy *p, uint64_t now)
     p->next_idle_check = now + IDLE_CHECK_EVERY;
     for (c = TAILQ_FIRST(&p->callers); c; c = next) {
         next = TAILQ_NEXT(c, entry);
-        bool waits = c->head || c->monitors || c->state.channels || c->state.patterns ||
-                     c->state.shards;
+        bool waits =
+            c->head || c->monitors || c->state.channels || c->state.patterns || c->state.shards;
         if (waits || c->kill || now - c->active < p->config->client_idle_timeout)
             continue;
         p->metrics->clients_idle++;

@@ -16,8 +16,8 @@
 
 #include "proxy.h"
 
-/* To be called when something of the client's has grown; `rest`: bytes of its input about to be kept.
- * Sets c->pressed. False: it was disconnected. */
+/* To be called when something of the client's has grown; `rest`: bytes of its input about to be
+ * kept. Sets c->pressed. False: it was disconnected. */
 bool pressure_check(struct proxy *p, struct caller *c, size_t rest);
 /* Lets clients go on that may, disconnects those whose time is over; also idle ones
  * (client.idle_timeout). To be called every few dozen milliseconds. */

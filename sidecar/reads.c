@@ -161,8 +161,8 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
         return;
     }
     struct chain *out = upstream_out(uc);
-    r->cost =
-        outgoing_append(p, out, plan, &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
+    r->cost = outgoing_append(p, out, plan,
+                              &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
     c->owed_bytes += r->cost;
     if (upstream_expect(uc, f, REPLY_FILL_TTL))
         append_pttl(out, p->ns, plan->argv[1]);
@@ -300,6 +300,7 @@ static void mget_free(struct mget *m)
 {
     if (!m)
         return;
+    budget_give(m->hits.pool->budget, m->n * sizeof *m->slots);
     chain_clear(&m->hits);
     free(m->slots);
     free(m);
@@ -313,10 +314,12 @@ static struct mget *mget_new(struct proxy *p, size_t n)
     m->n = n;
     m->slots = calloc(n, sizeof *m->slots);
     chain_init(&m->hits, &p->loop->pool);
-    if (m->slots)
-        return m;
-    free(m);
-    return NULL;
+    if (!m->slots) {
+        free(m);
+        return NULL;
+    }
+    budget_take(m->hits.pool->budget, n * sizeof *m->slots);
+    return m;
 }
 
 static void append_element(const struct caller *c, struct chain *out, const struct l1_hit *hit)
@@ -330,8 +333,8 @@ static void append_element(const struct caller *c, struct chain *out, const stru
 }
 
 /* The reply to one key, if it may be served. */
-static bool mget_find(struct proxy *p, const struct caller *c, const struct l1_view *view, bool stale,
-                      struct l1_hit *hit)
+static bool mget_find(struct proxy *p, const struct caller *c, const struct l1_view *view,
+                      bool stale, struct l1_hit *hit)
 {
     if (!is_asked(c, view->hash) && coherence_lookup(p->coherence, view, loop_now(p->loop), hit))
         return true;
@@ -436,7 +439,8 @@ static void mget_answer(struct caller *c, struct mget *m)
     mget_free(m);
 }
 
-/* Nobody can be asked: all of it from what was right a while ago? False: the client has been told. */
+/* Nobody can be asked: all of it from what was right a while ago? False: the client has been told.
+ */
 static bool mget_make_do(struct proxy *p, struct caller *c, const struct request_plan *plan,
                          struct mget **m)
 {

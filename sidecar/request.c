@@ -294,8 +294,7 @@ static enum request_outcome run_scoped(struct proxy *p, struct caller *c,
     if (must_wait(c))
         return REQUEST_LATER;
     if (id == COMMAND_ID_KEYS && p->ns->prefix.len == 0)
-        (void)forward_alone(p, c, plan,
-                            proxy_scan_lane(p, c->db, c->resp));
+        (void)forward_alone(p, c, plan, proxy_scan_lane(p, c->db, c->resp));
     else
         scoped_run(p, c, id, plan->argv, plan->argc);
     return REQUEST_TAKEN;

@@ -150,8 +150,7 @@ static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc
                       void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
     w->query.done = done;
-    query_send(&w->query, proxy_scan_lane(w->proxy, w->db, 2), argv,
-               argc);
+    query_send(&w->query, proxy_scan_lane(w->proxy, w->db, 2), argv, argc);
 }
 
 static void scan_done(struct query *q, const char *reply, size_t n, const char *error)

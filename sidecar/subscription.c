@@ -98,6 +98,7 @@ static bool keep_message(struct session *s, const char *bytes, size_t n)
         char *more = cap <= s->proxy->config->client_max_output ? realloc(s->message, cap) : NULL;
         if (!more)
             return false;
+        budget_take(&s->proxy->loop->budget, cap - s->message_cap);
         s->message = more;
         s->message_cap = cap;
     }
@@ -109,11 +110,8 @@ static bool keep_message(struct session *s, const char *bytes, size_t n)
 static void forget_message(struct session *s)
 {
     s->message_len = 0;
-    if (s->message_cap > 16 * 1024) { /* memory comes back after a burst */
-        free(s->message);
-        s->message = NULL;
-        s->message_cap = 0;
-    }
+    if (s->message_cap > 16 * 1024) /* memory comes back after a burst */
+        lend_forget_message(s);
 }
 
 /* A message as the client is to see it; a confirmation is counted. */

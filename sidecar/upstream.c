@@ -92,9 +92,10 @@ struct upstream {
     struct upstream_conn *idle;     /* those that can be lent at once */
     unsigned n_private;             /* open or opening */
     uint32_t last_serial;
-    uint64_t redirect;    /* CLIENT ID that shared connections' tracking tells; 0: none */
-    uint64_t demoted_at;  /* when READONLY last had them replaced */
-    uint64_t random;      /* of the jitter */
+    uint64_t redirect;   /* CLIENT ID that shared connections' tracking tells; 0: none */
+    uint64_t heard;      /* when anything last came from the server */
+    uint64_t demoted_at; /* when READONLY last had them replaced */
+    uint64_t random;     /* of the jitter */
     char refusal[ERROR_MAX], last_error[ERROR_MAX];
 };
 
@@ -308,7 +309,7 @@ static void judge_node(struct upstream_conn *uc, enum end how, const char *why)
 {
     struct upstream *u = uc->upstream;
     uint64_t now = now_of(u);
-    bool brief = uc->state == UC_READY && now < uc->ready_since + SETTLED;
+    bool brief = how == END_LOST && now < uc->ready_since + SETTLED;
     bool probing = breaker_state(u->breaker) == BREAKER_HALF_OPEN && is_home(uc);
     uint64_t at_least = uc->handshake.wrong_password && how == END_UNMADE ? REFUSED_WAIT : 0;
     if (uc->state == UC_REFUSED)
@@ -591,8 +592,8 @@ void upstream_renew(struct upstream *u)
         retire_when_free(uc, now_of(u));
 }
 
-/* Its name may lead to the new master by now. It may also be a replica that somebody chose: then this
- * is done only once in a while. */
+/* Its name may lead to the new master by now. It may also be a replica that somebody chose: then
+ * this is done only once in a while. */
 static void note_readonly(struct upstream *u)
 {
     uint64_t now = now_of(u);
@@ -600,7 +601,8 @@ static void note_readonly(struct upstream *u)
         return;
     u->demoted_at = now;
     log_write(u->log, LOG_WARN, "upstream_readonly", "upstream", u->options.address->label, "hint",
-              "it is a replica; connecting anew, in case its name leads to the master by now", NULL);
+              "it is a replica; connecting anew, in case its name leads to the master by now",
+              NULL);
     upstream_renew(u);
     if (u->callbacks.demoted)
         u->callbacks.demoted(u->ctx);
@@ -708,7 +710,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct upstream_conn *uc = ctx;
     size_t at = 0;
-    uc->progress = now_of(uc->upstream);
+    uc->progress = uc->upstream->heard = now_of(uc->upstream);
     while (at < n) {
         if (!begin_frame(uc, p + at, n - at))
             return at;
@@ -971,8 +973,7 @@ bool upstream_expect(struct upstream_conn *uc, void *owner, unsigned tag)
         uc->progress = now;
     uc->last_used = now;
     uc->upstream->metrics->upstream_requests++;
-    return owed_push(&uc->owed,
-                     (struct owed){.owner = owner, .tag = tag, .since = (uint32_t)now});
+    return owed_push(&uc->owed, (struct owed){.owner = owner, .tag = tag, .since = (uint32_t)now});
 }
 
 struct chain *upstream_out(struct upstream_conn *uc)
@@ -1093,6 +1094,16 @@ static void close_unused(struct upstream_conn *uc, uint64_t now)
         fail(uc, END_LOST, "it is being replaced");
 }
 
+/* What may take any time does not wait for a server that is frozen. */
+static bool is_silent(const struct upstream_conn *uc, uint64_t timeout, uint64_t now)
+{
+    const struct upstream *u = uc->upstream;
+    uint64_t heard = u->heard > uc->progress ? u->heard : uc->progress;
+    if (uc->owed.n == 0 || uc->held)
+        return false;
+    return uc->patience ? now > heard + u->options.scan_timeout : now > uc->progress + timeout;
+}
+
 static void tick_ready(struct upstream_conn *uc, uint64_t now)
 {
     uint64_t timeout = reply_timeout(uc);
@@ -1101,8 +1112,10 @@ static void tick_ready(struct upstream_conn *uc, uint64_t now)
         upstream_release(uc);
     if (!uc->is_private)
         tell_all_late(uc, "no reply", timeout, now);
-    if (uc->owed.n && !uc->held && !uc->patience && now > uc->progress + timeout)
-        fail_late(uc, END_SILENT, "no reply within %llu ms", (unsigned long long)timeout);
+    if (is_silent(uc, timeout, now))
+        fail_late(
+            uc, END_SILENT, "no %s within %llu ms", uc->patience ? "sign of life" : "reply",
+            (unsigned long long)(uc->patience ? uc->upstream->options.scan_timeout : timeout));
     else
         close_unused(uc, now);
 }
@@ -1210,6 +1223,11 @@ struct upstream *upstream_new(struct loop *loop, const struct upstream_options *
     return NULL;
 }
 
+void upstream_open(struct upstream *u)
+{
+    (void)upstream_get(u, u->options.address->db, 2, 0, 0);
+}
+
 static void free_list(struct upstream_conn **list)
 {
     while (*list) {
@@ -1253,6 +1271,16 @@ const char *upstream_state(const struct upstream *u)
     while (uc && !is_home(uc))
         uc = uc->next;
     return names[uc ? uc->state : UC_IDLE];
+}
+
+void upstream_note_alive(struct upstream *u)
+{
+    u->heard = now_of(u);
+}
+
+struct budget *upstream_budget(const struct upstream_conn *uc)
+{
+    return &uc->upstream->loop->budget;
 }
 
 const struct breaker *upstream_breaker(const struct upstream *u)

@@ -46,8 +46,8 @@ struct upstream_callbacks {
     void (*done)(void *ctx, void *owner, unsigned tag, char type);
     /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
     void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
-    /* None of it has come in time: who waits for it is to be told `error`, as above. It may come yet;
-     * `to` is whose it is then, and may be changed. Not on private connections, which end. */
+    /* None of it has come in time: who waits for it is to be told `error`, as above. It may come
+     * yet; `to` is whose it is then, and may be changed. Not on private connections, which end. */
     void (*late)(void *ctx, struct upstream_owner *to, const char *error);
 
     /* The server has become a replica: its shared connections are being replaced, by name. */
@@ -67,34 +67,38 @@ struct upstream_callbacks {
 };
 
 struct upstream_options {
-    const struct upstream_address *address;          /* borrowed */
-    struct tls_context *tls;                         /* borrowed; NULL: plain text */
-    const char *client_name;                         /* for CLIENT SETNAME; borrowed */
-    unsigned connections;                            /* shared ones per database */
-    unsigned private_max;                            /* private ones, idle ones included */
+    const struct upstream_address *address; /* borrowed */
+    struct tls_context *tls;                /* borrowed; NULL: plain text */
+    const char *client_name;                /* for CLIENT SETNAME; borrowed */
+    unsigned connections;                   /* shared ones per database */
+    unsigned private_max;                   /* private ones, idle ones included */
     /* All in ms. For a TCP or TLS connection; for the handshake; for the first byte of a reply, and
      * for the next; the same on the scan lane; for a request to be sent at all. */
     uint64_t connect_timeout, handshake_timeout, timeout, scan_timeout, queue_timeout;
     struct breaker_options breaker;
 };
 
-/* Connects nothing yet. NULL: out of memory. */
+/* Connects nothing yet: upstream_open. NULL: out of memory. */
 struct upstream *upstream_new(struct loop *loop, const struct upstream_options *options,
                               const struct upstream_callbacks *callbacks, void *ctx,
                               struct log *log, struct metrics *metrics);
+/* Opens the connection that most requests will need, before the first of them comes. */
+void upstream_open(struct upstream *u);
 /* Everything owed is told `lost` first. */
 void upstream_free(struct upstream *u);
 /* Takes over the times and the breaker's options, nothing else. */
 void upstream_set_options(struct upstream *u, const struct upstream_options *options);
-/* The address or the credentials have changed: connections are made anew, those in use when they are
- * free. */
+/* The address or the credentials have changed: connections are made anew, those in use when they
+ * are free. */
 void upstream_renew(struct upstream *u);
+/* The server has been heard on another connection: it is alive, whatever takes it so long here. */
+void upstream_note_alive(struct upstream *u);
 /* Deadlines and reconnects; to be called every few dozen milliseconds. */
 void upstream_tick(struct upstream *u, uint64_t now);
 
 /* The connection for a database and a RESP version (2 or 3); made when first asked for. Callers
- * with the same `slot` share one. A caller who is owed something on a connection gives its serial as
- * `keep`, and gets the same one, so that its order is kept; 0: it is owed nothing. NULL: out of
+ * with the same `slot` share one. A caller who is owed something on a connection gives its serial
+ * as `keep`, and gets the same one, so that its order is kept; 0: it is owed nothing. NULL: out of
  * memory. */
 #define UPSTREAM_SCAN_LANE UINT32_MAX
 struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot,
@@ -104,8 +108,8 @@ uint32_t upstream_serial(const struct upstream_conn *uc);
 /* --- private connections ------------------------------------------------------------------------
  */
 
-/* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or very
- * many are being opened, or out of memory. */
+/* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or
+ * very many are being opened, or out of memory. */
 struct upstream_conn *upstream_lend(struct upstream *u, uint32_t db, unsigned resp, void *holder);
 /* Given back in the state in which it was lent; what is still owed on it will come to its owners.
  */
@@ -115,7 +119,8 @@ void upstream_return(struct upstream_conn *uc);
 void upstream_discard(struct upstream_conn *uc);
 /* Ends the wait of the head's owner: messages have told it what it waited for. */
 void upstream_settle(struct upstream_conn *uc);
-/* Replies that may take any time are owed now (+1), or no more (-1). */
+/* Replies that may take any time are owed now (+1), or no more (-1): they have no deadline, for as
+ * long as the server is heard at all within scan_timeout. */
 void upstream_patience(struct upstream_conn *uc, int change);
 /* The server has agreed to these. */
 void upstream_set_db(struct upstream_conn *uc, uint32_t db);
@@ -157,6 +162,9 @@ bool upstream_has_others(const struct upstream_conn *uc);
  * had its share of everybody's time; it has to be buffered. */
 bool upstream_hold(struct upstream_conn *uc);
 void upstream_release(struct upstream_conn *uc);
+
+/* What the buffers of its loop are counted in. */
+struct budget *upstream_budget(const struct upstream_conn *uc);
 
 /* For INFO: state of the first shared connection of the default database, and the last error. */
 const char *upstream_state(const struct upstream *u);

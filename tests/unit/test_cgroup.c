@@ -1,4 +1,5 @@
-/* test_cgroup.c - memory limits of control groups, of both versions, in a made-up /sys/fs/cgroup. */
+/* test_cgroup.c - memory limits of control groups, of both versions, in a made-up /sys/fs/cgroup.
+ */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,9 +112,12 @@ END_TEST
 int main(void)
 {
     const TTest *tests[] = {
-        version_2, the_tightest_of_those_above_counts,
-        a_name_from_outside_the_container, version_1,
-        nothing_to_be_read, the_machine_has_some,
+        version_2,
+        the_tightest_of_those_above_counts,
+        a_name_from_outside_the_container,
+        version_1,
+        nothing_to_be_read,
+        the_machine_has_some,
     };
     Suite *s = suite_create("cgroup");
     TCase *t = tcase_create("cgroup");

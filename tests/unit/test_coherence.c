@@ -15,12 +15,11 @@ static struct coherence *c;
 
 static void set_ttls(uint64_t ttl, uint64_t negative_ttl)
 {
-    coherence_set_options(
-        c, &(struct coherence_options){.ttl = ttl,
-                                       .negative_ttl = negative_ttl,
-                                       .lease = LEASE,
-                                       .max_value = MAX_VALUE,
-                                       .budget = &budget});
+    coherence_set_options(c, &(struct coherence_options){.ttl = ttl,
+                                                         .negative_ttl = negative_ttl,
+                                                         .lease = LEASE,
+                                                         .max_value = MAX_VALUE,
+                                                         .budget = &budget});
 }
 
 static void setup(void)

@@ -218,8 +218,8 @@ END_TEST
 START_TEST(test_connecting_to_nobody)
 {
     static const struct conn_callbacks callbacks = {.bytes = on_bytes, .ended = on_ended};
-    struct conn *c = conn_connect(
-        &loop, &(struct conn_target){.path = "/nonexistent/socket"}, &callbacks, NULL);
+    struct conn *c =
+        conn_connect(&loop, &(struct conn_target){.path = "/nonexistent/socket"}, &callbacks, NULL);
     ck_assert_ptr_nonnull(c);
     ck_assert(!ended);
     turn();

@@ -1,4 +1,5 @@
-/* test_owed.c - the ring of owed replies: order from both ends, growth, memory, age; and patterns. */
+/* test_owed.c - the ring of owed replies: order from both ends, growth, memory, age; and patterns.
+ */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1055,6 +1055,8 @@ END_TEST
 START_TEST(patience)
 {
     int fd;
+    options.scan_timeout = 200 * TIMEOUT;
+    upstream_set_options(up, &options);
     struct upstream_conn *uc = lend(0, 2, 0, &fd);
     ask(uc, 1);
     upstream_patience(uc, 1);
@@ -1070,6 +1072,25 @@ START_TEST(patience)
     ck_told("");
     tick_after(TIMEOUT + 100);
     ck_told("lost 2 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\nsevered 0\n");
+    close(fd);
+}
+END_TEST
+
+START_TEST(patience_with_a_frozen_server_has_an_end)
+{
+    int fd;
+    struct upstream_conn *uc = lend(0, 2, 0, &fd);
+    ask(uc, 1);
+    upstream_patience(uc, 1);
+    turn();
+    (void)loop_now(&loop);
+    loop.now += 500;
+    upstream_note_alive(up); /* on another connection */
+    upstream_tick(up, loop.now + TIMEOUT - 100);
+    ck_told("");
+    upstream_tick(up, loop.now + TIMEOUT + 1);
+    ck_told("lost 1 -NEARCACHE timeout: upstream here: no sign of life within 1000 ms\r\n"
+            "severed 0\n");
     close(fd);
 }
 END_TEST
@@ -1168,6 +1189,7 @@ int main(void)
         readonly_has_connections_replaced,
         one_in_use_is_not_replaced_for_ever,
         patience,
+        patience_with_a_frozen_server_has_an_end,
         messages_are_a_sign_of_life_of_the_connection,
         the_server_leaves,
         the_proxy_leaves,
