@@ -123,7 +123,7 @@ def test_the_log_says_so_but_not_each_time(redis_server, nearcache):
         lines = [line for line in near.output("stderr").split("\n") if "possible_attack" in line]
         assert len(lines) == 1 and "SET form" not in lines[0]
     assert f"client=127.0.0.1:{port}" not in lines[0] and "client=127.0.0.1:" in lines[0]
-    assert b"clients_dropped:5" in near.wire().call("INFO", "nearcache")
+    assert b"protocol_errors:5" in near.wire().call("INFO", "nearcache")
 
 
 # --- requests that grow without end -------------------------------------------------------------------
