@@ -490,6 +490,8 @@ void forward_watch_backlog(struct proxy *p, struct request *r)
     if (!pressure_check(p, c, 0) || !r->source || c->head != r)
         return;
     size_t most = upstream_has_others(r->source) ? BACKLOG_OTHERS : BACKLOG_SLOW;
+    if (conn_out(c->conn)->len > most) /* who takes all of it at once is not told to go on later */
+        conn_flush(c->conn);
     if (conn_out(c->conn)->len > most && may_hold(p, c))
         (void)upstream_hold(r->source);
 }

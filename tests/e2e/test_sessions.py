@@ -784,3 +784,20 @@ def test_quit_in_every_state(pair, wires, state):
     assert [wire.call_raw("QUIT") for wire in wires] == [b"+OK\r\n"] * 2
     assert all(wire.at_eof() for wire in wires)
     wait_until(lambda: stats(pair[1])["sessions"] == 0)
+
+
+def test_large_replies_parked_behind_one_of_another_connection(pair, wires):
+    """They all go out at once, while the next one is only half there: it may not be held back for a
+    reader that takes everything."""
+    _, near = pair
+    rng = random.Random(1)
+    wires[1].call("MSET", "big", "x" * 60000, "bigger", "x" * 150000)
+    for _ in range(200):
+        wire = near.wire()
+        wire.call("WATCH", "k")
+        commands = [["INFO", "everything"], *[["GET", rng.choice(["big", "bigger"])]
+                                              for _ in range(rng.randrange(1, 8))]] * rng.randrange(1, 5)
+        wire.send(b"".join(encode(*command) for command in commands))
+        for _ in commands:
+            wire.raw()
+        wire.close()
