@@ -114,7 +114,7 @@ class World(coherence.Instance):
         self.back.heal()
 
     def start_traffic(self, stale_bound=STALE_BOUND):
-        self.traffic = Traffic(self, stale_bound)
+        self.traffic = Traffic(self.near, self.server, stale_bound)
         self.stack.callback(self.traffic.finish)
         wait_until(lambda: self.traffic.all_ok(50) and self.hits(), 30, "traffic")
 

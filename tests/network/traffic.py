@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 
-from harness import RespError, connect, encode
+from harness import Push, RespError, connect, encode
 
 HANG = 60  # seconds without an answer: far more than any deadline
 PACE = 0.002  # seconds between two batches
@@ -20,12 +20,15 @@ class Client(threading.Thread):
     """Until finish(); `n_ok`, `n_failed` and `n_lost` count answers, refusals and disconnections."""
 
     may_be_disconnected = False
+    refusals = ("NEARCACHE ",)
 
-    def __init__(self, world, name):
+    def __init__(self, near, name):
+        """`near` has a method new_wire(timeout=SECONDS)."""
         super().__init__(daemon=True, name=name)
-        self.world = world
+        self.near = near
         self.random = random.Random(name)
         self.wire = None
+        self.pushes = []  # since they were looked at last
         self.end = threading.Event()
         self.n_ok = self.n_failed = self.n_lost = self.run_of_ok = 0
         self.slowest = 0.0
@@ -42,10 +45,10 @@ class Client(threading.Thread):
         begun = time.monotonic()
         try:
             if not self.wire:
-                self.wire = self.world.near.new_wire(timeout=HANG)
+                self.open()
             self.wire.send(b"".join(encode(*command) for command in commands))
             for _ in commands:
-                replies.append(self.wire.reply())
+                replies.append(self.reply())
         except socket.timeout:
             self.violation(f"no answer to {commands[len(replies)][:2]} within {HANG} s")
             self.disconnect()
@@ -55,6 +58,15 @@ class Client(threading.Thread):
         replies += [None] * (len(commands) - len(replies))
         return [self.sort(reply) for reply in replies]
 
+    def open(self):
+        self.wire = self.near.new_wire(timeout=HANG)
+
+    def reply(self):
+        """The next one that isn't out of band."""
+        while isinstance(reply := self.wire.reply(), Push):
+            self.pushes.append(reply)
+        return reply
+
     def sort(self, reply):
         if reply is None or not isinstance(reply, RespError):
             self.n_ok += reply is not None
@@ -63,7 +75,7 @@ class Client(threading.Thread):
         self.n_failed += 1
         self.run_of_ok = 0
         self.last_error = str(reply)
-        if not self.last_error.startswith("NEARCACHE "):
+        if not self.last_error.startswith(self.refusals):
             self.violation(f"error {self.last_error!r}")
         return None
 
@@ -84,7 +96,7 @@ class Client(threading.Thread):
             while not self.end.wait(PACE):
                 self.batch()
         except Exception as e:  # pylint: disable=broad-except
-            self.violation(f"{type(e).__name__}: {e}")
+            self.violation(f"{type(e).__name__}: {e} at line {e.__traceback__.tb_next.tb_lineno}")
         self.disconnect()
 
     def batch(self):
@@ -96,8 +108,8 @@ class Owner(Client):
 
     n_keys, size, most = 10, 20, 6
 
-    def __init__(self, world, name):
-        super().__init__(world, name)
+    def __init__(self, near, name):
+        super().__init__(near, name)
         self.version = 0
         self.known = [0] * self.n_keys  # the version acknowledged last
         self.unknown = [set() for _ in self.known]  # versions whose fate is not known
@@ -118,11 +130,17 @@ class Owner(Client):
                 self.version += 1
                 plan.append((i, self.version))
                 commands.append(["SET", self.key(i), self.value(i, self.version)])
-            else:
+            elif self.random.random() < 0.8:
                 plan.append((i, None))
                 commands.append(["GET", self.key(i)])
+            else:
+                plan.append((None, None))
+                commands.append(["MGET", *map(self.key, range(self.n_keys))])
         for (i, version), reply, command in zip(plan, self.ask(*commands), commands):
-            if version is None:
+            if i is None:
+                for i, part in enumerate(reply or []):
+                    self.check(i, part, command)
+            elif version is None:
                 self.check(i, reply, command)
             elif reply == "OK":
                 self.known[i] = version
@@ -134,11 +152,11 @@ class Owner(Client):
             return
         version = int(reply.partition(b"=")[2].partition(b";")[0] or b"-1")
         if reply != self.value(i, version):
-            self.violation(f"{command} answered {reply[:60]!r}, {len(reply)} bytes")
+            self.violation(f"{command[:2]} answered {reply[:60]!r}, {len(reply)} bytes")
         elif version != self.known[i]:
             self.n_late += version < self.known[i]
             if version not in self.unknown[i]:
-                self.violation(f"{command} shows version {version}, {self.known[i]} is acknowledged")
+                self.violation(f"{command[:2]} of {self.key(i)} shows version {version}, {self.known[i]} is acknowledged")
 
 
 class LargeOwner(Owner):
@@ -152,8 +170,8 @@ class Reader(Client):
     """Reads what a writer beside nearcache writes: never an older version than before, and none that
     was overwritten too long ago."""
 
-    def __init__(self, world, name, writer):
-        super().__init__(world, name)
+    def __init__(self, near, name, writer):
+        super().__init__(near, name)
         self.writer = writer
         self.seen = [0] * writer.n_keys
         self.stalest = 0.0
@@ -232,14 +250,56 @@ class Session(Client):
             self.violation(f"BLPOP answered {popped}")
 
 
+class Caller(Client):
+    """Calls scripts and uses types of RESP3, on keys of its own; it subscribes to a channel to which it
+    publishes."""
+
+    may_be_disconnected = True
+    n_published = n_added = 0
+
+    def open(self):
+        super().open()
+        for command in (["HELLO", 3], ["SUBSCRIBE", self.name]):
+            reply = self.wire.call(*command)
+            if isinstance(reply, RespError):
+                self.sort(reply)
+                raise EOFError("refused at the start")
+        self.heard = 0
+
+    def batch(self):
+        self.n_published += 1
+        self.n_added += 1
+        key, member = f"{self.name}:key", str(self.n_added).encode()
+        script = "return {KEYS[1], ARGV[1], redis.call('HSET', KEYS[1], 'f', ARGV[1])}"
+        replies = self.ask(["EVAL", script, 1, key, member], ["HGETALL", key],
+                           ["SADD", f"{key}:set", member], ["SMISMEMBER", f"{key}:set", member, "-"],
+                           ["PUBLISH", self.name, self.n_published])
+        if all(reply is not None for reply in replies):
+            wanted = [[key.encode(), member], {b"f": member}, 1, [1, 0]]
+            if [replies[0][:2], *replies[1:4]] != wanted or replies[4] < 1:
+                self.violation(f"{replies} instead of {wanted}")
+        self.listen()
+
+    def listen(self):
+        for push in self.pushes:
+            if push[:2] != [b"message", self.name.encode()]:
+                self.violation(f"told {push}")
+            elif int(push[2]) <= self.heard:
+                self.violation(f"told {push} after {self.heard}")
+            else:
+                self.heard = int(push[2])
+        self.pushes = []
+
+
 class Traffic:
     """All of them at once, until finish(), which fails if one has seen what it must not."""
 
-    def __init__(self, world, stale_bound):
-        self.writer = Writer(world.server, stale_bound)
-        self.readers = [Reader(world, f"reader{i}", self.writer) for i in range(2)]
-        self.owners = [Owner(world, f"owner{i}") for i in range(2)] + [LargeOwner(world, "large")]
-        self.sessions = [Session(world, f"session{i}") for i in range(2)]
+    def __init__(self, near, server, stale_bound):
+        self.writer = Writer(server, stale_bound)
+        self.readers = [Reader(near, f"reader{i}", self.writer) for i in range(2)]
+        self.owners = [Owner(near, f"owner{i}") for i in range(2)] + [LargeOwner(near, "large")]
+        self.sessions = [Session(near, f"session{i}") for i in range(2)]
+        self.sessions += [Caller(near, "caller")]
         self.clients = [*self.readers, *self.owners, *self.sessions]
         self.writer.start()
         for client in self.clients:
