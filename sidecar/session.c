@@ -44,6 +44,7 @@ static void send_wait(struct proxy *p, struct caller *c, const struct request_pl
     if (proxy_refused(p, c, uc))
         return;
     if (!upstream_expect(uc, NULL, REPLY_IGNORED)) {
+        caller_not_sent(c);
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
@@ -186,7 +187,8 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
         else
             (void)send_patient(p, c, plan);
         /* CLIENT sub-commands of newer servers: what they change is not known here. */
-        c->session->pinned |= command->learned && strchr(command->name, '|');
+        if (c->session) /* still */
+            c->session->pinned |= command->learned && strchr(command->name, '|');
         break;
     }
     lend_settle(p, c); /* it may have been refused */
