@@ -170,6 +170,14 @@ void conn_close(struct conn *c)
     loop_bury(c->loop, &c->grave, destroy);
 }
 
+void conn_abandon(struct conn *c)
+{
+    if (c->fd >= 0)
+        (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1},
+                         sizeof(struct linger));
+    conn_close(c);
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static size_t input_cap(const struct conn *c)

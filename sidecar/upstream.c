@@ -383,6 +383,10 @@ static void fail(struct upstream_conn *uc, enum end how, const char *why)
     judge_node(uc, how, why);
     if (uc->state != UC_REFUSED)
         set_state(uc, UC_IDLE);
+    if (uc->conn) { /* a write that was refused must not be carried out behind a later one */
+        conn_abandon(uc->conn);
+        uc->conn = NULL;
+    }
     drop_connection(uc);
     uc->reopen_at = now_of(u) + jitter(u);
     tell_all_lost(uc);

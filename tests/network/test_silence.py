@@ -207,7 +207,6 @@ def test_ends_in_order_while_nothing_gets_through(world):
     assert w.near.popen.wait(30) == 0
 
 
-@pytest.mark.xfail(reason="a connection that is given up is closed in order: what was sent goes on being sent")
 def test_a_write_that_was_refused_is_not_carried_out_after_a_later_one(world):
     """It waits in the system's buffer of a connection that is given up; the route is repaired; the same
     client's next write is acknowledged. It must be the last."""
