@@ -83,12 +83,15 @@ class HostedNearcache(Hosted, harness.Nearcache):
 
 
 class World(coherence.Instance):
-    def __init__(self, net, stack, directory, args, name):
+    def __init__(self, net, stack, directory, args, name, hosts_file):
         self.net, self.stack, self.directory = net, stack, directory
         self.near_host, self.redis_host = net.host("10.99.0.1"), net.host("10.99.0.2")
         self.server = self.redis("redis", self.redis_host)
         if name:
             self.server.name = name
+        if name and hosts_file:
+            net.set_hosts({name: self.redis_host.address})
+        elif name:
             net.dns.names[name] = [self.redis_host.address]
         self.direct = self.server.client()
         near = HostedNearcache(directory / "near", self.near_host, *args, upstream=self.server)
@@ -167,12 +170,13 @@ class World(coherence.Instance):
 
 @pytest.fixture
 def world(tmp_path):
-    """Makes a World; arguments are nearcache's. `name`: of the Redis, for the name server to answer."""
+    """Makes a World; arguments are nearcache's. `name`: of the Redis, for the name server to answer, or
+    with `hosts_file` for the hosts file to tell."""
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(hosts.Network(tmp_path))
 
-        def make(*args, name=None):
-            return World(net, stack, tmp_path, args, name)
+        def make(*args, name=None, hosts_file=False):
+            return World(net, stack, tmp_path, args, name, hosts_file)
         yield make
 
 

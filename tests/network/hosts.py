@@ -181,7 +181,8 @@ class Network:
             self.router = Router()
             building.callback(self.router.close)
             self.files = ["/etc/resolv.conf", self.file("resolv.conf", f"nameserver {DNS_ADDRESS}\n"),
-                          "/etc/hosts", self.file("hosts", "127.0.0.1 localhost\n")]
+                          "/etc/hosts", self.file("hosts", "")]
+            self.set_hosts({})
             self.dns_host = self.host(DNS_ADDRESS)
             self.dns = NameServer(self.dns_host.udp)
             self.dns.start()
@@ -193,6 +194,11 @@ class Network:
         with open(path, "w", encoding="ascii") as f:
             f.write(text)
         return path
+
+    def set_hosts(self, names):
+        """What /etc/hosts of all hosts says."""
+        self.file("hosts", "127.0.0.1 localhost\n" +
+                  "".join(f"{address} {name}\n" for name, address in names.items()))
 
     def host(self, address):
         host = Host(address, *self.files)

@@ -156,7 +156,8 @@ class Owner(Client):
         elif version != self.known[i]:
             self.n_late += version < self.known[i]
             if version not in self.unknown[i]:
-                self.violation(f"{command[:2]} of {self.key(i)} shows version {version}, {self.known[i]} is acknowledged")
+                self.violation(f"{command[:2]} shows version {version} of {self.key(i)}, "
+                               f"{self.known[i]} is acknowledged")
 
 
 class LargeOwner(Owner):
