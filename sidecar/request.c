@@ -145,7 +145,7 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
 }
 
 /* Who waits is told; the reply, should it come, is dropped, and what hangs on its end is kept. */
-static void on_late(void *ctx, struct upstream_owner *to, const char *error)
+static void on_late(void *ctx, struct reply_owner *to, const char *error)
 {
     struct proxy *p = ctx;
     switch ((enum reply_tag)to->tag) {
@@ -163,7 +163,7 @@ static void on_late(void *ctx, struct upstream_owner *to, const char *error)
         break;
     case REPLY_QUERY:
         query_lost(to->owner, error);
-        *to = (struct upstream_owner){.tag = REPLY_IGNORED};
+        *to = (struct reply_owner){.tag = REPLY_IGNORED};
         break;
     case REPLY_FILL_TTL:
     case REPLY_CACHING:
@@ -185,15 +185,16 @@ static void on_untracked(void *ctx, const char *refused)
         link_untracked(p->link, refused);
 }
 
-const struct upstream_callbacks request_upstream_callbacks = {.bytes = on_bytes,
-                                                              .done = on_done,
-                                                              .lost = on_lost,
-                                                              .late = on_late,
-                                                              .demoted = on_demoted,
-                                                              .untracked = on_untracked,
-                                                              .is_push = subscription_is_push,
-                                                              .push = subscription_push,
-                                                              .severed = lend_severed};
+const struct upstream_callbacks request_upstream_callbacks = {
+    .replies = {.bytes = on_bytes,
+                .done = on_done,
+                .lost = on_lost,
+                .late = on_late,
+                .is_push = subscription_is_push,
+                .push = subscription_push},
+    .untracked = on_untracked,
+    .demoted = on_demoted,
+    .severed = lend_severed};
 
 /* --- the dispatcher -----------------------------------------------------------------------------
  */
