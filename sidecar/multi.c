@@ -23,8 +23,10 @@ void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *p
         c->session->transaction = t;
         return;
     }
-    if (!t)
+    if (!t) {
+        caller_not_sent(c);
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
+    }
     transaction_free(t);
 }
 

@@ -784,3 +784,18 @@ def test_quit_in_every_state(pair, wires, state):
     assert [wire.call_raw("QUIT") for wire in wires] == [b"+OK\r\n"] * 2
     assert all(wire.at_eof() for wire in wires)
     wait_until(lambda: stats(pair[1])["sessions"] == 0)
+
+
+@pytest.mark.xfail(reason="MULTI is refused, and what was to be a transaction goes on without it")
+def test_what_follows_a_refused_multi_is_not_done_one_by_one(redis_server, nearcache):
+    near = nearcache("--set", "upstream.sessions=1", "--set", "upstream.session_wait=100ms",
+                     upstream=redis_server())
+    holder, wire = near.wire(), near.wire()
+    assert holder.call("WATCH", "x") == "OK"
+    wire.send(encode("MULTI") + encode("INCR", "n") + encode("EXEC"))
+    assert str(wire.reply()).startswith("NEARCACHE no private connection")
+    try:
+        assert all(str(wire.reply()).startswith(("NEARCACHE", "EXECABORT")) for _ in range(2))
+    except EOFError:
+        pass
+    assert near.wire().call("GET", "n") is None
