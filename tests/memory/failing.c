@@ -4,6 +4,8 @@
  * FAILING_CONTROL names a file of sizeof(struct control) bytes. Without it nothing fails. The C
  * library's own allocations, and those of all other libraries, go the same way.
  */
+#undef _FILE_OFFSET_BITS /* with it "mmap" is another name of mmap64; both are to be made here */
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -22,6 +24,7 @@ struct control {
     _Atomic uint64_t nth;         /* 1: the next one fails; 2: the one after; 0: none */
     _Atomic uint64_t in_a_row;    /* so many fail, from the nth on */
     _Atomic uint64_t per_million; /* of the others fail at random */
+    _Atomic int64_t live;         /* blocks that have been given out and not freed */
 };
 
 /* A preloaded library has nobody who could hand it its state. */
@@ -49,8 +52,8 @@ static bool is_nth(void)
     uint64_t nth = control->nth;
     if (nth == 0)
         return false;
-    if (nth > 1) {
-        control->nth = nth - 1;
+    if (nth > 1) { /* the test may end it at the same moment */
+        (void)atomic_compare_exchange_strong(&control->nth, &nth, nth - 1);
         return false;
     }
     if (control->in_a_row > 1)
@@ -82,6 +85,13 @@ static bool fails(size_t n)
     return true;
 }
 
+static void *given(void *p)
+{
+    if (p && control)
+        control->live++;
+    return p;
+}
+
 /* --- what takes the place of the C library's ----------------------------------------------------
  */
 
@@ -89,20 +99,28 @@ void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t alignment, size_t n);
+void __libc_free(void *p);
 
 void *malloc(size_t n)
 {
-    return fails(n) ? NULL : __libc_malloc(n);
+    return fails(n) ? NULL : given(__libc_malloc(n));
 }
 
 void *calloc(size_t n, size_t size)
 {
-    return fails(size && n > SIZE_MAX / size ? SIZE_MAX : n * size) ? NULL : __libc_calloc(n, size);
+    return fails(size && n > SIZE_MAX / size ? SIZE_MAX : n * size) ? NULL
+                                                                    : given(__libc_calloc(n, size));
 }
 
 void *realloc(void *p, size_t n)
 {
-    return n > 0 && fails(n) ? NULL : __libc_realloc(p, n);
+    if (!p)
+        return malloc(n);
+    if (n == 0) {
+        free(p);
+        return NULL;
+    }
+    return fails(n) ? NULL : __libc_realloc(p, n);
 }
 
 void *reallocarray(void *p, size_t n, size_t size)
@@ -116,7 +134,14 @@ void *reallocarray(void *p, size_t n, size_t size)
 
 void *memalign(size_t alignment, size_t n)
 {
-    return fails(n) ? NULL : __libc_memalign(alignment, n);
+    return fails(n) ? NULL : given(__libc_memalign(alignment, n));
+}
+
+void free(void *p)
+{
+    if (p && control)
+        control->live--;
+    __libc_free(p);
 }
 
 void *aligned_alloc(size_t alignment, size_t n)

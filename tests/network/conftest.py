@@ -37,7 +37,7 @@ def load(name, folder):
 
 e2e = load("e2e_fixtures", "e2e")
 coherence = load("coherence_fixtures", "coherence")
-pytest_configure = e2e.pytest_configure
+pytest_configure, pytest_terminal_summary = e2e.pytest_configure, e2e.pytest_terminal_summary
 
 RECOVERY = 60  # seconds: a bound for what takes some two
 STALE_BOUND = 1.0  # seconds: the lease
@@ -189,14 +189,3 @@ def pytest_collection_modifyitems(items):
             IMPOSSIBLE
         for item in items:
             item.add_marker(pytest.mark.skip(reason=why))
-
-
-def pytest_terminal_summary(terminalreporter):
-    """What tests have recorded with record_property("figures", text)."""
-    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
-    lines = sorted(f"{report.nodeid.rpartition('::')[2]:48} {value}" for report in reports
-                   for name, value in report.user_properties
-                   if name == "figures" and report.when == "call")
-    if lines:
-        terminalreporter.section("measured")
-        terminalreporter.write_line("\n".join(lines))

@@ -180,19 +180,20 @@ class Reader(Client):
     def batch(self):
         keys = self.random.sample(range(self.writer.n_keys), 4)
         begun = time.monotonic()
-        for i, reply in zip(keys, self.ask(*[["GET", f"foreign:{i}"] for i in keys])):
+        for i, reply in zip(keys, self.ask(*[["GET", self.writer.key(i)] for i in keys])):
             if reply is not None:
                 self.check(i, int(reply), begun)
 
     def check(self, i, version, begun):
         if version < self.seen[i]:
-            self.violation(f"foreign:{i} is {version} after {self.seen[i]}")
+            self.violation(f"{self.writer.key(i)} is {version} after {self.seen[i]}")
         self.seen[i] = version
         overwritten = self.writer.when(i, version + 1)
         if overwritten and begun - overwritten > self.stalest:
             self.stalest = begun - overwritten
             if self.stalest > self.writer.bound:
-                self.violation(f"foreign:{i} is {version}, overwritten {self.stalest:.3f} s before")
+                self.violation(f"{self.writer.key(i)} is {version}, overwritten {self.stalest:.3f} s "
+                               "before it was asked for")
 
 
 class Writer(threading.Thread):
@@ -200,11 +201,14 @@ class Writer(threading.Thread):
 
     n_keys = 8
 
-    def __init__(self, server, bound):
+    def __init__(self, server, bound, name):
         super().__init__(daemon=True)
-        self.client, self.bound = connect(server.socket), bound
+        self.client, self.bound, self.prefix = connect(server.socket), bound, f"{name}foreign"
         self.times = [[] for _ in range(self.n_keys)]
         self.end = threading.Event()
+
+    def key(self, i):
+        return f"{self.prefix}:{i}"
 
     def when(self, i, version):
         """Its SET had been acknowledged by then; None: it has not."""
@@ -212,7 +216,7 @@ class Writer(threading.Thread):
         return times[version - 1] if version <= len(times) else None
 
     def write(self, i):
-        self.client.set(f"demo:foreign:{i}", len(self.times[i]) + 1)
+        self.client.set(f"demo:{self.key(i)}", len(self.times[i]) + 1)
         self.times[i].append(time.monotonic())
 
     def run(self):
@@ -295,15 +299,20 @@ class Caller(Client):
 class Traffic:
     """All of them at once, until finish(), which fails if one has seen what it must not."""
 
-    def __init__(self, near, server, stale_bound):
-        self.writer = Writer(server, stale_bound)
-        self.readers = [Reader(near, f"reader{i}", self.writer) for i in range(2)]
-        self.owners = [Owner(near, f"owner{i}") for i in range(2)] + [LargeOwner(near, "large")]
-        self.sessions = [Session(near, f"session{i}") for i in range(2)]
-        self.sessions += [Caller(near, "caller")]
+    def __init__(self, near, server, stale_bound, name="", refusals=Client.refusals,
+                 may_be_disconnected=False):
+        """`near` is as for Client; `server`, a RedisServer, is written to directly. All keys begin with
+        `name`. `refusals`: how errors begin that are none; `may_be_disconnected`: all of them."""
+        self.writer = Writer(server, stale_bound, name)
+        self.readers = [Reader(near, f"{name}reader{i}", self.writer) for i in range(2)]
+        self.owners = [Owner(near, f"{name}owner{i}") for i in range(2)] + [LargeOwner(near, f"{name}large")]
+        self.sessions = [Session(near, f"{name}session{i}") for i in range(2)]
+        self.sessions += [Caller(near, f"{name}caller")]
         self.clients = [*self.readers, *self.owners, *self.sessions]
         self.writer.start()
         for client in self.clients:
+            client.refusals = refusals
+            client.may_be_disconnected |= may_be_disconnected
             client.start()
 
     def check(self):
