@@ -20,9 +20,30 @@
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
 
-void request_plan(struct proxy *p, struct request_plan *plan)
+/* The same bytes; words are short. */
+static inline bool is_same_word(struct resp_slice a, struct resp_slice b)
 {
-    plan->command = plan->argc ? command_find(p->commands, plan->argv, plan->argc) : NULL;
+    size_t i = 0;
+    while (i < a.len && i < b.len && a.data[i] == b.data[i])
+        i++;
+    return i == a.len && i == b.len;
+}
+
+/* Clients tend to ask for the same again and again. */
+static inline const struct command *find(const struct proxy *p, const struct request_plan *plan,
+                                         const struct request_plan *before)
+{
+    if (plan->argc == 0)
+        return NULL;
+    if (before && before->command && before->command->one_key_at_1 && /* it is no sub-command */
+        is_same_word(plan->argv[0], before->argv[0]))
+        return before->command;
+    return command_find(p->commands, plan->argv, plan->argc);
+}
+
+void request_plan(struct proxy *p, struct request_plan *plan, const struct request_plan *before)
+{
+    plan->command = find(p, plan, before);
     plan->cached = plan->command && reads_takes(p, plan);
     if (!plan->cached)
         return;
