@@ -213,6 +213,13 @@ static struct request *request_make(struct caller *c)
     return r;
 }
 
+void caller_not_sent(struct caller *c)
+{
+    if (!c->lane)
+        return;
+    c->unsent = c->quitting = true;
+}
+
 struct request *request_new(struct caller *c)
 {
     struct request *r = request_make(c);

@@ -81,6 +81,7 @@ struct caller {
     bool kill;                                   /* leave now */
     bool in_multi;                               /* its commands are being queued by the server */
     bool pressed;                                /* holds too much: not read from; pressure.c's */
+    bool unsent;                                 /* a request for its own connection was not sent */
     bool debugs;                                 /* was refused SCRIPT DEBUG, and may go on */
     bool monitors;                               /* is sent what all clients do */
     bool reply_off, reply_skip, reply_skip_next; /* CLIENT REPLY: all, this one's, the next one's */
@@ -148,6 +149,11 @@ void caller_next_command(struct caller *c);
  * whatever it said to CLIENT REPLY. */
 struct chain *caller_push(struct caller *c);
 void caller_pushed(struct caller *c);
+
+/* A request was refused for want of memory, not sent. What follows on a connection of the client's
+ * own would be taken as if it had been, and a transaction would go without it: the client leaves,
+ * and its connection is nobody's after it. */
+void caller_not_sent(struct caller *c);
 
 /* A reply that will come later. NULL: out of memory. */
 struct request *request_new(struct caller *c);

@@ -110,9 +110,11 @@ static void link_tail(struct chain *c, struct chunk *k)
 /* A chunk with room at the tail, sized for `payload` more bytes where it has to be new. */
 static struct chunk *tail_with_room(struct chain *c, size_t least, size_t payload)
 {
+    if (c->failed) /* nothing behind a hole */
+        return NULL;
     if (c->tail && room(c->tail) >= least)
         return c->tail;
-    struct chunk *k = c->failed ? NULL : chunk_new(c->pool, payload);
+    struct chunk *k = chunk_new(c->pool, payload);
     if (k)
         link_tail(c, k);
     else

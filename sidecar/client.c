@@ -142,7 +142,7 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
 /* What one batch puts out does not wait for its end to be written, nor to be noticed. */
 static void bound_output(struct client *cl)
 {
-    if (conn_out(cl->caller.conn)->len < FLUSH_AT)
+    if (cl->closed || conn_out(cl->caller.conn)->len < FLUSH_AT)
         return;
     conn_flush(cl->caller.conn);
     (void)pressure_check(cl->proxy, &cl->caller, 0);

@@ -170,6 +170,14 @@ void conn_close(struct conn *c)
     loop_bury(c->loop, &c->grave, destroy);
 }
 
+void conn_abandon(struct conn *c)
+{
+    if (c->fd >= 0)
+        (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1},
+                         sizeof(struct linger));
+    conn_close(c);
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static size_t input_cap(const struct conn *c)
@@ -443,10 +451,15 @@ static void send_secure(struct conn *c, const struct iovec *iov, int pieces)
         broken(c, tls_error(s->tls));
 }
 
-/* True when nothing is left to write. */
+/* True when nothing is left to write. What has a hole in it is not written: the peer would take
+ * what follows for what is missing. */
 static bool write_some(struct conn *c)
 {
     struct iovec iov[IOV_PIECES];
+    if (c->out.failed) {
+        broken(c, "out of memory");
+        return false;
+    }
     int pieces = chain_iov(&c->out, iov, IOV_PIECES);
     if (pieces == 0)
         return true;
@@ -469,11 +482,11 @@ void conn_flush(struct conn *c)
 {
     if (c->state == CONN_CLOSED)
         return;
-    if (c->out.failed)
-        broken(c, "out of memory");
-    else if (c->state == CONN_OPEN && !c->want_write)
+    if (!c->out.failed && c->state == CONN_OPEN && !c->want_write)
         await_writable(c, !write_some(c) && !c->end_why);
     chain_own(&c->out);
+    if (c->out.failed)
+        broken(c, "out of memory");
 }
 
 /* Output had to wait, and need not any more. */

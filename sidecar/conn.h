@@ -56,6 +56,9 @@ bool conn_is_open(const struct conn *c);
 
 /* Closes at once; unsent output is lost. Safe from within callbacks. */
 void conn_close(struct conn *c);
+/* The same, and what the kernel has taken and not yet delivered is lost too: the peer is told by a
+ * reset. After an ordinary close it would go on being sent, for as long as the peer is away. */
+void conn_abandon(struct conn *c);
 
 /* Where output is appended; call conn_send afterwards. */
 struct chain *conn_out(struct conn *c);

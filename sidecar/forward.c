@@ -260,6 +260,7 @@ struct request *forward_expect(struct caller *c, struct upstream_conn *uc)
 {
     struct request *r = request_new(c);
     if (!r) {
+        caller_not_sent(c);
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return NULL;
     }
@@ -269,6 +270,8 @@ struct request *forward_expect(struct caller *c, struct upstream_conn *uc)
 
 void forward_give_up(struct proxy *p, struct request *r)
 {
+    if (r->caller)
+        caller_not_sent(r->caller);
     forward_lost(p, r, UPSTREAM_NO_MEMORY);
 }
 
@@ -427,6 +430,7 @@ bool forward_list_keys(struct proxy *p, struct caller *c, const struct request_p
     enum command_keys_status status =
         command_list_keys(plan->command, plan->argv, plan->argc, &p->keys);
     if (status == COMMAND_KEYS_NO_MEMORY) {
+        caller_not_sent(c);
         forward_refuse(p, c, "NEARCACHE out of memory");
         return false;
     }

@@ -24,7 +24,7 @@ bool lend_is_subscribed(const struct caller *c)
 static bool has_state(const struct caller *c)
 {
     return c->in_multi || c->state.watching || c->state.tracking || lend_is_subscribed(c) ||
-           c->session->subscribing || c->session->pinned;
+           c->session->subscribing || c->session->pinned || c->unsent;
 }
 
 /* --- waiting for a connection -------------------------------------------------------------------

@@ -599,6 +599,9 @@ static void start(struct link *l, uint64_t now)
     l->deadline = now + l->options.connect_timeout;
     l->answered = now;
     l->reader = redisReaderCreate();
+    if (l->reader)
+        l->reader->maxbuf =
+            0; /* it would free its buffer for a new one, and abort without memory */
     l->conn = conn_connect(l->loop,
                            &(struct conn_target){.host = a->host,
                                                  .port = a->port,

@@ -262,8 +262,15 @@ struct listener *listener_new(struct loop *loop, const struct listen_address *ad
         .loop = loop, .log = log, .accepted = accepted, .ctx = ctx, .tls = address->tls};
     int fd = open_socket(address, options, error);
     if (fd >= 0)
-        l->listener = evconnlistener_new(loop->base, on_accept, l,
-                                         LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+        l->listener = evconnlistener_new(
+            loop->base, on_accept, l,
+            LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
+    /* Enabled from the start, it would not say that it could not be. */
+    if (l->listener && evconnlistener_enable(l->listener) != 0) {
+        evconnlistener_free(l->listener);
+        l->listener = NULL;
+        fd = -1;
+    }
     if (!l->listener) {
         if (fd >= 0)
             close(fd);

@@ -166,6 +166,10 @@ struct evdns_base *loop_dns(struct loop *loop)
     loop->dns_made_of = newest;
     loop->dns = evdns_base_new(loop->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
                                                EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+    /* So long one family's addresses wait for the other's, which some servers never answer for. By
+     * itself it would be 3 s, longer than the whole connection may take. */
+    if (loop->dns)
+        (void)evdns_base_set_option(loop->dns, "getaddrinfo-allow-skew:", "0.3");
     if (old)
         evdns_base_free(old, 1);
     return loop->dns;

@@ -15,18 +15,20 @@
 
 void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    struct session *s = c->session;
-    s->transaction = transaction_new();
-    struct request *r = s->transaction ? forward_run(p, c, plan) : NULL;
+    struct transaction *t = transaction_new();
+    struct request *r = t ? forward_run(p, c, plan) : NULL;
     if (r) {
         r->effect = SESSION_EFFECT_MULTI;
         c->in_multi = true;
+        c->session->transaction = t;
         return;
     }
-    if (!s->transaction)
+    if (!t) {
+        caller_not_sent(c);
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
-    transaction_free(s->transaction);
-    s->transaction = NULL;
+    }
+    c->quitting = true; /* what follows must not go on without it */
+    transaction_free(t);
 }
 
 static void end_queueing(struct caller *c)
@@ -56,6 +58,7 @@ static void run_exec(struct proxy *p, struct caller *c, const struct request_pla
     }
     r->transaction = t;
     if (!writes_begin(p, r, transaction_writes(t)) || !upstream_expect(uc, r, REPLY_EXEC)) {
+        caller_not_sent(c);
         multi_exec_end(p, r, '-', UPSTREAM_NO_MEMORY);
         return;
     }

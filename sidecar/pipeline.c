@@ -110,6 +110,10 @@ static void fail(struct pipeline *pl, enum pipeline_end how, const char *why)
     char error[PIPELINE_ERROR_MAX];
     pl->hooks->ends(pl->keeper, how, why, error);
     set_state(pl, PIPELINE_IDLE);
+    if (pl->conn) { /* a write that was refused must not be carried out behind a later one */
+        conn_abandon(pl->conn);
+        pl->conn = NULL;
+    }
     drop_connection(pl);
     tell_all_lost(pl, error);
     pl->hooks->ended(pl->keeper);

@@ -466,6 +466,11 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
         return;
     }
     mget_look_up(p, c, plan, m, false);
+    if (m->hits.failed) {
+        mget_free(m);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+        return;
+    }
     p->metrics->hits += m->n - m->n_missing;
     p->metrics->misses += m->n_missing;
     struct upstream_conn *uc = m->n_missing ? proxy_lane(p, c, c->db) : NULL;

@@ -44,6 +44,7 @@ static void send_wait(struct proxy *p, struct caller *c, const struct request_pl
     if (proxy_refused(p, c, uc))
         return;
     if (!upstream_expect(uc, NULL, REPLY_IGNORED)) {
+        caller_not_sent(c);
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
@@ -151,7 +152,10 @@ bool session_takes(struct proxy *p, const struct caller *c, const struct request
 
 static void run_watch(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    c->state.watching = forward_run(p, c, plan) || c->state.watching;
+    if (forward_run(p, c, plan))
+        c->state.watching = true;
+    else
+        c->quitting = true; /* as above */
 }
 
 static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
@@ -186,16 +190,20 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
         else
             (void)send_patient(p, c, plan);
         /* CLIENT sub-commands of newer servers: what they change is not known here. */
-        c->session->pinned |= command->learned && strchr(command->name, '|');
+        if (c->session) /* still */
+            c->session->pinned |= command->learned && strchr(command->name, '|');
         break;
     }
     lend_settle(p, c); /* it may have been refused */
     return REQUEST_TAKEN;
 }
 
-static enum request_outcome refuse_waiter(struct proxy *p, struct caller *c)
+static enum request_outcome refuse_waiter(struct proxy *p, struct caller *c,
+                                          const struct request_plan *plan)
 {
     lend_stop_waiting(p, c);
+    /* What follows these must not go on without them. */
+    c->quitting |= plan->command->id == COMMAND_ID_MULTI || plan->command->id == COMMAND_ID_WATCH;
     p->metrics->upstream_errors++;
     char text[160];
     snprintf(text, sizeof text,
@@ -212,7 +220,7 @@ enum request_outcome session_run(struct proxy *p, struct caller *c, const struct
     if (!c->session && c->head)
         return REQUEST_LATER;
     if (!c->session && !lend_open(p, c))
-        return lend_has_waited_enough(p, c) ? refuse_waiter(p, c) : lend_wait(p, c);
+        return lend_has_waited_enough(p, c) ? refuse_waiter(p, c, plan) : lend_wait(p, c);
     if (c->in_multi)
         return multi_run(p, c, plan);
     if (plan->command->id == COMMAND_ID_HELLO && !is_in_pubsub_mode(c)) {

@@ -24,6 +24,17 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes seconds; left out by tests/run --quick")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What tests have recorded with record_property("figures", text)."""
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    lines = sorted(f"{report.nodeid.rpartition('::')[2]:48} {value}" for report in reports
+                   for name, value in report.user_properties
+                   if name == "figures" and report.when == "call")
+    if lines:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(lines))
+
+
 @contextlib.contextmanager
 def factory(kind, directory):
     """Makes processes of a kind, each in a directory of its own, and closes them in reverse."""

@@ -182,8 +182,8 @@ def test_timeouts_in_a_row_open_it(quick):
     assert OPEN.match(text(wires[0].call("INCR", "n")))
     assert OPEN.match(text(wires[0].call("BLPOP", "n", 0)))
     assert OPEN.match(text(wires[0].call("EVAL", "return 1", 0)))
-    assert OPEN.match(text(wires[0].call("MULTI")))
     assert wires[0].call("PING") == "PONG"  # asks how we are, if there is no other
+    assert OPEN.match(text(wires[1].call("MULTI"))) and wires[1].at_eof()
     near.server.resume()
     wait_until(lambda: state(near) == "closed")
     assert wires[0].call("SET", "k", 1) == "OK"

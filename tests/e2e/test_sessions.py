@@ -482,7 +482,9 @@ def test_waiting_for_a_session_ends_with_a_clear_error(stack):
     begin = time.monotonic()
     assert re.match(r"NEARCACHE no private connection within 200 ms: all 1 are lent", str(waiter.reply()))
     assert time.monotonic() - begin < 2
-    assert waiter.reply() == b"1"
+    assert waiter.at_eof()  # what follows was meant to be part of it
+    waiter = near.wire()
+    assert waiter.call("GET", "a") == b"1"
     assert holder.call("EXEC") == []
     assert waiter.call("MULTI") == "OK" and waiter.call("EXEC") == []
 
@@ -801,3 +803,15 @@ def test_large_replies_parked_behind_one_of_another_connection(pair, wires):
         for _ in commands:
             wire.raw()
         wire.close()
+
+
+@pytest.mark.parametrize("first", [["MULTI"], ["WATCH", "k"]], ids=["MULTI", "WATCH"])
+def test_what_follows_a_refused_multi_is_not_done_one_by_one(redis_server, nearcache, first):
+    """The client is told, and leaves."""
+    near = nearcache("--set", "upstream.sessions=1", "--set", "upstream.session_wait=100ms",
+                     upstream=redis_server())
+    holder, wire = near.wire(), near.wire()
+    assert holder.call("WATCH", "x") == "OK"
+    wire.send(encode(*first) + encode("INCR", "n") + encode("EXEC"))
+    assert str(wire.reply()).startswith("NEARCACHE no private connection") and wire.at_eof()
+    assert near.wire().call("GET", "n") is None

@@ -158,6 +158,7 @@ static struct outcome answered(const struct input *in, struct pieces *pieces)
     request_done(blocker);
     assert(loop.budget.used == 0);
     chunk_pool_drain(&loop.pool);
+    spares_drain(&loop.requests);
     return o;
 }
 

@@ -112,6 +112,7 @@ static void end(void)
     request_done(blocker);
     ck_assert_uint_eq(loop.budget.used, 0);
     chunk_pool_drain(&loop.pool);
+    spares_drain(&loop.requests);
 }
 
 static void ck_answered(const char *reply, const char *expected)
@@ -256,6 +257,7 @@ START_TEST(the_client_has_left_in_the_middle)
         request_done(exec);
         request_done(blocker);
         chunk_pool_drain(&loop.pool);
+    spares_drain(&loop.requests);
     }
 }
 END_TEST
