@@ -243,8 +243,9 @@ bool outgoing_begin(struct proxy *p, const struct request_plan *plan, struct com
 
 void outgoing_cancel_all(struct proxy *p)
 {
-    struct outgoing *o;
-    while ((o = LIST_FIRST(&p->outgoing))) {
+    struct outgoing *o, *next;
+    for (o = LIST_FIRST(&p->outgoing); o; o = next) {
+        next = LIST_NEXT(o, entry);
         loop_cancel_next_turn(p->loop, &o->job);
         end(o, false);
     }

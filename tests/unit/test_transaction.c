@@ -257,7 +257,7 @@ START_TEST(the_client_has_left_in_the_middle)
         request_done(exec);
         request_done(blocker);
         chunk_pool_drain(&loop.pool);
-    spares_drain(&loop.requests);
+        spares_drain(&loop.requests);
     }
 }
 END_TEST
