@@ -214,7 +214,10 @@ static void accept_all(const struct listener *l)
 void listener_divert(struct listener *l, unsigned ours)
 {
     struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, ours)};
-    struct sock_fprog program = {.len = 1, .filter = code};
+    struct sock_fprog program;
+    memset(&program, 0, sizeof program); /* the gap in it goes to the kernel, too */
+    program.len = 1;
+    program.filter = code;
     (void)setsockopt(evconnlistener_get_fd(l->listener), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
                      &program, sizeof program);
 }

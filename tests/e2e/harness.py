@@ -1,9 +1,13 @@
 """The processes that end-to-end tests talk to, a raw RESP connection, and waiting without sleeping.
 
 Everything here is private to one test: own directory, a free port, ended and waited for.
+
+With NEARCACHE_WRAPPER="valgrind ..." nearcache is run by that command, and every wait may last ten times
+as long.
 """
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,7 +21,15 @@ TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD_DIR = os.path.join(TOP, os.environ.get("NEARCACHE_BUILD_DIR", "build"))
 NEARCACHE_BIN = os.environ.get("NEARCACHE_BIN", os.path.join(BUILD_DIR, "nearcache"))
 
-START_TIMEOUT = STOP_TIMEOUT = 10  # seconds
+WRAPPER = shlex.split(os.environ.get("NEARCACHE_WRAPPER", ""))
+PATIENCE = 10 if WRAPPER else 1  # factor of all timeouts
+
+# Under valgrind and sanitizers nearcache's memory is not its own, and it is slow; with some very slow.
+CRAWLS = bool(WRAPPER) or BUILD_DIR.endswith("tsan")
+INSTRUMENTED = CRAWLS or BUILD_DIR.endswith("asan")
+
+START_TIMEOUT = 10  # seconds
+STOP_TIMEOUT = 10 * PATIENCE
 
 
 def server_version():
@@ -35,6 +47,7 @@ SANITIZER_REPORT = re.compile(r"ERROR: \w+Sanitizer|WARNING: \w+Sanitizer|runtim
 def wait_until(predicate, timeout=5, what=None):
     """Polls `predicate` until it returns something true, which is returned; fails after `timeout`
     seconds, naming `what` was awaited."""
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     while True:
         result = predicate()
@@ -58,7 +71,7 @@ def free_port():
 
 def connect(address, **options):
     """A redis-py client of (host, port) or of a unix socket's path; it never retries by itself."""
-    options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 10, **options}
+    options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 10 * PATIENCE, **options}
     if isinstance(address, str):
         return redis.Redis(unix_socket_path=address, **options)
     return redis.Redis(host=address[0], port=address[1], **options)
@@ -193,7 +206,7 @@ class Nearcache(Process):
     """A nearcache for the service `demo`, in front of `upstream` (a RedisServer or a URL)."""
 
     def __init__(self, directory, *args, upstream=None, service="demo", listen=("127.0.0.1:0",),
-                 env=None, program=(NEARCACHE_BIN,)):
+                 env=None, program=(*WRAPPER, NEARCACHE_BIN)):
         super().__init__(directory)
         self.env = env
         argv = [*program]
@@ -288,7 +301,7 @@ class Wire:
         ssl.SSLContext, with which the server is called localhost."""
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family)
-        self.socket.settimeout(timeout)
+        self.socket.settimeout(timeout * PATIENCE)
         self.socket.connect(address)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")

@@ -1,5 +1,4 @@
 """Bounds: whatever clients do, what is kept for them has a limit, and others are served meanwhile."""
-import os
 import re
 import resource
 import socket
@@ -7,9 +6,9 @@ import socket
 import pytest
 
 from conftest import encode, wait_until
+from harness import INSTRUMENTED
 
 MB = 1024 * 1024
-ASAN = "asan" in os.environ.get("NEARCACHE_BUILD_DIR", "")
 
 
 def stats(near):
@@ -58,7 +57,7 @@ def test_a_pipeline_is_read_before_the_first_reply_is(redis_server, nearcache):
     """A client may send all it has to say before it reads: 200,000 commands are not too many."""
     near = nearcache(upstream=redis_server())
     wire = near.wire(timeout=60)
-    n = 20000 if ASAN else 200000
+    n = 20000 if INSTRUMENTED else 200000
     wire.send(b"".join(encode("SET", f"k{i}", i) for i in range(n)))
     wire.send(b"".join(encode("GET", f"k{i}") for i in range(n)))
     assert all(wire.reply() == "OK" for _ in range(n))
@@ -109,9 +108,10 @@ def test_requests_that_are_too_large_together_do_not_block_each_other(redis_serv
 
 
 def test_the_limit_is_derived_and_shown(redis_server, nearcache):
-    near = nearcache(upstream=redis_server())
+    server = redis_server()
+    near = nearcache(upstream=server)
     assert 16 * MB <= stats(near)["buffer_bytes_limit"] <= 1024 * MB
-    near = nearcache("--set", "memory.max_buffers=100mb", upstream=near.argv[4])
+    near = nearcache("--set", "memory.max_buffers=100mb", upstream=server)
     assert stats(near)["buffer_bytes_limit"] == 100 * MB
 
 
@@ -121,7 +121,7 @@ def test_the_limit_is_derived_and_shown(redis_server, nearcache):
 @pytest.mark.parametrize("size", [65535, 65536, 100000, 3 * MB, pytest.param(512 * MB, marks=pytest.mark.slow)])
 def test_a_large_value_is_stored_and_read(redis_server, nearcache, size):
     """Without being copied on its way in; what it took comes back."""
-    if ASAN and size > 100 * MB:
+    if INSTRUMENTED and size > 100 * MB:
         pytest.skip("the sanitizer's own memory hides ours")
     server = redis_server("--proto-max-bulk-len", "600mb", "--client-query-buffer-limit", "2gb")
     near = nearcache("--set", "upstream.timeout=20s", upstream=server)
@@ -140,7 +140,7 @@ def test_a_large_value_is_stored_and_read(redis_server, nearcache, size):
     assert wire.call("GET", "big") == data
     assert wire.call("GETRANGE", "big", 0, -1) == data
     wait_until(lambda: stats(near)["buffer_bytes"] < MB)
-    if not ASAN:
+    if not INSTRUMENTED:
         wait_until(lambda: memory(near, "VmRSS") - before < 24 * 1024, timeout=10)
 
 
@@ -161,7 +161,7 @@ def test_a_large_value_among_small_ones(redis_server, nearcache):
 @pytest.mark.parametrize("n", [4095, 4096, 5000, pytest.param(1000000, marks=pytest.mark.slow)])
 def test_commands_of_very_many_arguments(redis_server, nearcache, n):
     """Those are written bit by bit; what comes behind them waits, what others do does not."""
-    if ASAN and n > 100000:
+    if INSTRUMENTED and n > 100000:
         n = 100000
     server = redis_server()
     near = nearcache("--set", "upstream.timeout=20s", upstream=server)

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 
+import redis
+
 from harness import Push, RespError, connect, encode
 
 HANG = 60  # seconds without an answer: far more than any deadline
@@ -216,8 +218,15 @@ class Writer(threading.Thread):
         return times[version - 1] if version <= len(times) else None
 
     def write(self, i):
-        self.client.set(f"demo:{self.key(i)}", len(self.times[i]) + 1)
-        self.times[i].append(time.monotonic())
+        """Once more, if the server has gone meanwhile."""
+        while True:
+            try:
+                self.client.set(f"demo:{self.key(i)}", len(self.times[i]) + 1)
+                self.times[i].append(time.monotonic())
+                return
+            except redis.ConnectionError:  # or it is loading its data
+                if self.end.wait(10 * PACE):
+                    return
 
     def run(self):
         for i in range(self.n_keys):
@@ -305,7 +314,8 @@ class Traffic:
         `name`. `refusals`: how errors begin that are none; `may_be_disconnected`: all of them."""
         self.writer = Writer(server, stale_bound, name)
         self.readers = [Reader(near, f"{name}reader{i}", self.writer) for i in range(2)]
-        self.owners = [Owner(near, f"{name}owner{i}") for i in range(2)] + [LargeOwner(near, f"{name}large")]
+        self.owners = [Owner(near, f"{name}owner{i}") for i in range(2)]
+        self.owners += [LargeOwner(near, f"{name}large")]
         self.sessions = [Session(near, f"{name}session{i}") for i in range(2)]
         self.sessions += [Caller(near, f"{name}caller")]
         self.clients = [*self.readers, *self.owners, *self.sessions]

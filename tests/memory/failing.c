@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,7 +25,8 @@ struct control {
     _Atomic uint64_t nth;         /* 1: the next one fails; 2: the one after; 0: none */
     _Atomic uint64_t in_a_row;    /* so many fail, from the nth on */
     _Atomic uint64_t per_million; /* of the others fail at random */
-    _Atomic int64_t live;         /* blocks that have been given out and not freed */
+    _Atomic int64_t live;         /* blocks that have been given out and not freed, .. */
+    _Atomic int64_t live_bytes;   /* .. and their size */
 };
 
 /* A preloaded library has nobody who could hand it its state. */
@@ -85,10 +87,17 @@ static bool fails(size_t n)
     return true;
 }
 
+static void count(void *p, int sign)
+{
+    if (p && control)
+        control->live_bytes += sign * (int64_t)malloc_usable_size(p);
+}
+
 static void *given(void *p)
 {
     if (p && control)
         control->live++;
+    count(p, 1);
     return p;
 }
 
@@ -120,7 +129,12 @@ void *realloc(void *p, size_t n)
         free(p);
         return NULL;
     }
-    return fails(n) ? NULL : __libc_realloc(p, n);
+    if (fails(n))
+        return NULL;
+    count(p, -1);
+    void *moved = __libc_realloc(p, n);
+    count(moved ? moved : p, 1);
+    return moved;
 }
 
 void *reallocarray(void *p, size_t n, size_t size)
@@ -141,6 +155,7 @@ void free(void *p)
 {
     if (p && control)
         control->live--;
+    count(p, -1);
     __libc_free(p);
 }
 

@@ -12,7 +12,8 @@ FOREVER = 2**63
 class Failures:
     """The file that failing.c looks into; the names are those of its struct control."""
 
-    NAMES = ["calls", "failed", "min_size", "nth", "in_a_row", "per_million", "live"]
+    NAMES = ["calls", "failed", "min_size", "nth", "in_a_row", "per_million", "live",
+             "live_bytes"]
     SIZE = 8 * len(NAMES)
 
     def __init__(self, path):

@@ -17,8 +17,8 @@ from failing import FOREVER
 from harness import RespError, free_port, wait_until
 from traffic import Traffic
 
-# What a client may be told: ours; the parser's, before it disconnects; the server's own, and what it says
-# of an EXEC whose MULTI was refused.
+# What a client may be told: ours; the parser's, before it disconnects; the server's own, and what it
+# says of an EXEC whose MULTI was refused.
 REFUSALS = ("NEARCACHE ", "ERR out of memory", "OOM ", "ERR EXEC without MULTI")
 
 
@@ -88,8 +88,8 @@ def start_with(near, nth, in_a_row):
 
 
 def await_service(near, nth):
-    """OpenSSL leaves out of a context what it finds no memory for, and says nothing: the certificates are
-    read again then, as an operator would have them read, for whom the log says what is wrong with TLS."""
+    """OpenSSL leaves out of a context what it finds no memory for, and says nothing: the certificates
+    are read again then, as an operator would have them read, for whom the log says what is wrong."""
     outcome = "ready"
     for _ in range(PATIENCE):
         if serves(near):
@@ -120,8 +120,8 @@ def start_often(near, first, step, in_a_row):
     ends = [nth for nth, outcome in outcomes.items() if outcome == "exited"]
     assert 0 < len(ends) < len(outcomes) and max(ends) < first
     reloads = sum(outcome == "reloaded" for outcome in outcomes.values())
-    return f"{len(outcomes)} starts: {len(ends)} ended, the last at allocation {max(ends)} of {total}; " \
-        f"{reloads} had to be told to reload"
+    return f"{len(outcomes)} starts: {len(ends)} ended, the last at allocation {max(ends)} of " \
+        f"{total}; {reloads} had to be told to reload"
 
 
 @pytest.mark.parametrize("in_a_row", [1, 3, FOREVER], ids=["one", "three", "all-after-it"])
