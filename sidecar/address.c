@@ -326,6 +326,16 @@ const char *upstream_address_parse(const char *url, struct upstream_address *out
     return wrong;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+bool upstream_address_same_place(const struct upstream_address *a, const struct upstream_address *b)
+{
+    return same_text(a->host, b->host) && a->port == b->port && same_text(a->path, b->path);
+}
+
 void upstream_address_free(struct upstream_address *address)
 {
     free(address->host);

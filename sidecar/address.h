@@ -41,6 +41,10 @@ __attribute__((warn_unused_result)) const char *listen_address_parse(const char 
  * resolved; of those only localhost counts. */
 bool listen_address_is_local(const struct listen_address *address);
 
+/* The same place: host, port or path, whoever we are there and whichever database. */
+bool upstream_address_same_place(const struct upstream_address *a,
+                                 const struct upstream_address *b);
+
 void upstream_address_free(struct upstream_address *address);
 void listen_address_free(struct listen_address *address);
 

@@ -149,7 +149,8 @@ static uint64_t wall_ms(void)
 static void publish(struct announce *a, const struct event *e, uint64_t now)
 {
     struct resp_slice key = {e->key, e->len};
-    struct upstream_conn *uc = upstream_get(a->upstream, e->lane.db, e->lane.resp, e->lane.slot);
+    struct upstream_conn *uc =
+        upstream_get(a->upstream, e->lane.db, e->lane.resp, e->lane.slot, e->lane.serial);
     if (!uc || upstream_refusal(uc) || !upstream_expect(uc, NULL, REPLY_IGNORED))
         return;
     char *event = announce_event(a->service, e->all ? NULL : &key, now, a->origin);
@@ -177,7 +178,7 @@ static void publish_events(struct loop_job *job)
 
 static bool same_lane(const struct announce_lane *a, const struct announce_lane *b)
 {
-    return a->db == b->db && a->slot == b->slot && a->resp == b->resp;
+    return a->db == b->db && a->slot == b->slot && a->resp == b->resp && a->serial == b->serial;
 }
 
 static bool is_known(const struct announce *a, const struct event *e)

@@ -28,6 +28,7 @@ const char *announce_origin(const struct announce *a);
 struct announce_lane {
     uint32_t db, slot;
     unsigned resp;
+    uint32_t serial; /* of the connection that carries the write; 0: any will do */
 };
 /* At the end of this turn, behind what is sent down this lane until then. Best effort: without
  * memory or connection an event is lost, as any message may be. */

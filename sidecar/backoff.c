@@ -10,13 +10,13 @@ static uint64_t next_random(uint64_t *x)
     return *x;
 }
 
-uint64_t backoff_next(struct backoff *b)
+uint64_t backoff_next(struct backoff *b, uint64_t least, uint64_t most)
 {
-    uint64_t span = BACKOFF_MIN_MS;
-    for (unsigned i = 0; i < b->failures && span < BACKOFF_MAX_MS; i++)
+    uint64_t span = least;
+    for (unsigned i = 0; i < b->failures && span < most; i++)
         span *= 2;
-    if (span > BACKOFF_MAX_MS)
-        span = BACKOFF_MAX_MS;
+    if (span > most)
+        span = most;
     b->failures++;
     return span / 2 + next_random(&b->random) % (span / 2 + 1);
 }

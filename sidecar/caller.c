@@ -18,6 +18,7 @@ static void request_free(struct request *r)
     assert(r->writes.n == 0 && !r->writes.all && !r->rewriter && !r->mget && !r->transaction);
     chain_clear(&r->body);
     chain_clear(&r->after);
+    budget_give(r->budget, sizeof *r);
     r->magic = 0;
     free(r);
 }
@@ -195,16 +196,27 @@ void caller_pushed(struct caller *c)
 /* --- later ones ---------------------------------------------------------------------------------
  */
 
-struct request *request_new(struct caller *c)
+/* Not in the FIFO yet. */
+static struct request *request_make(struct caller *c)
 {
     struct request *r = calloc(1, sizeof *r);
     if (!r)
         return NULL;
+    budget_take(&c->loop->budget, sizeof *r);
     r->magic = REQUEST_MAGIC;
+    r->budget = &c->loop->budget;
     r->caller = c;
     r->muted = is_muted(c);
     chain_init(&r->body, &c->loop->pool);
     chain_init(&r->after, &c->loop->pool);
+    return r;
+}
+
+struct request *request_new(struct caller *c)
+{
+    struct request *r = request_make(c);
+    if (!r)
+        return NULL;
     if (c->tail)
         c->tail->next = r;
     else
@@ -253,9 +265,52 @@ void request_fail(struct request *r, const char *line)
     request_done(r);
 }
 
+/* Takes the place of r in the FIFO. */
+static void put_in_place(struct request *r, struct request *stand_in)
+{
+    struct caller *c = r->caller;
+    struct request **at = &c->head;
+    while (*at != r)
+        at = &(*at)->next;
+    *at = stand_in;
+    stand_in->next = r->next;
+    if (c->tail == r)
+        c->tail = stand_in;
+    r->caller = NULL;
+    r->next = NULL;
+}
+
+void request_abandon(struct request *r, const char *line)
+{
+    struct caller *c = r->caller;
+    if (!c)
+        return;
+    assert(!r->begun);
+    struct request *stand_in = request_make(c);
+    if (!stand_in) {
+        c->kill = true; /* a missing reply would shift all later ones */
+        c->progress(c);
+        return;
+    }
+    stand_in->muted = r->muted;
+    stand_in->exclusive = r->exclusive;
+    stand_in->cost = r->cost;
+    chain_move(&stand_in->after, &r->after);
+    r->exclusive = false;
+    put_in_place(r, stand_in);
+    request_bytes(stand_in, line, strlen(line));
+    request_done(stand_in);
+}
+
 size_t caller_unread(const struct caller *c)
 {
     return conn_out(c->conn)->len + c->parked;
+}
+
+size_t caller_footprint(const struct caller *c)
+{
+    return conn_input_capacity(c->conn) + conn_out(c->conn)->footprint + c->parked + c->owed_bytes +
+           c->owed * sizeof(struct request);
 }
 
 bool caller_set_text(char **at, struct resp_slice text)

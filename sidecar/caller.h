@@ -27,7 +27,8 @@ struct writes {
     uint64_t one, *many; /* `many` where there are several; owned */
     uint32_t n;
     bool all, announced;
-    bool written; /* not only read, past the L1 */
+    bool fills_held; /* of very many keys: nothing is filled meanwhile */
+    bool written;    /* not only read, past the L1 */
     char
         *names; /* where they are to be announced: each with its length (size_t) before it; owned */
     size_t names_len, names_cap;
@@ -46,6 +47,7 @@ struct request {
     bool select_db; /* +OK makes `db` the client's database */
     uint32_t db;
     uint32_t confirmations;          /* of a SUBSCRIBE, still to come */
+    struct budget *budget;           /* counts it */
     struct caller *caller;           /* NULL: the client has left */
     struct request *next;            /* in the FIFO */
     struct request *next_waiter;     /* of the same fill; the next SUBSCRIBE of a session */
@@ -78,6 +80,7 @@ struct caller {
     bool quitting;                               /* take no more requests, leave when all is said */
     bool kill;                                   /* leave now */
     bool in_multi;                               /* its commands are being queued by the server */
+    bool pressed;                                /* holds too much: not read from; pressure.c's */
     bool debugs;                                 /* was refused SCRIPT DEBUG, and may go on */
     bool monitors;                               /* is sent what all clients do */
     bool reply_off, reply_skip, reply_skip_next; /* CLIENT REPLY: all, this one's, the next one's */
@@ -89,6 +92,7 @@ struct caller {
     struct session *session; /* private connection and its state, or NULL; session.c's */
     struct upstream_conn
         *lane;             /* that private connection, which all its commands go down; or NULL */
+    uint32_t shared;       /* serial of the shared one that it used last; 0: none yet */
     struct chain *capture; /* takes immediate answers, if not NULL */
     struct chain discard;  /* takes those that the client doesn't want */
     struct request *head, *tail;
@@ -100,6 +104,9 @@ struct caller {
     /* Called when a request has left the FIFO. Set by the client module. */
     void (*progress)(struct caller *c);
     TAILQ_ENTRY(caller) entry;
+
+    uint64_t pressed_since;
+    TAILQ_ENTRY(caller) pressed_entry;
 
     /* Waiting for a private connection: session.c's. */
     uint64_t wait_since; /* 0: it does not */
@@ -150,9 +157,15 @@ void request_bytes(struct request *r, const char *p, size_t n);
 void request_done(struct request *r);
 /* Ends it with an error line. If part of the reply is out already the client is disconnected. */
 void request_fail(struct request *r, const char *line);
+/* It is late: the client gets `line` in its place (may be empty) and what is in `after`, while the
+ * request goes on without its client, and drops the reply when that comes. Nothing of it has been
+ * handed on. */
+void request_abandon(struct request *r, const char *line);
 /* Bytes of replies that the client has not taken yet, or can not because an earlier one is missing.
  */
 size_t caller_unread(const struct caller *c);
+/* About how many bytes are kept on its behalf. */
+size_t caller_footprint(const struct caller *c);
 
 /* A copy of a name or NULL; replaces *at. False: out of memory. */
 bool caller_set_text(char **at, struct resp_slice text);

@@ -14,18 +14,23 @@ enum {
 
 struct chunk {
     struct chunk *next;
-    char *data; /* behind this header, or borrowed */
+    char *data; /* behind this header, in a block, or borrowed */
     size_t start, end, cap;
-    bool borrowed;
+    bool elsewhere;      /* not behind this header: never written to .. */
+    struct block *block; /* .. and here, or NULL: borrowed */
 };
 
 static size_t room(const struct chunk *k)
 {
-    return k->borrowed ? 0 : k->cap - k->end;
+    return k->elsewhere ? 0 : k->cap - k->end;
 }
 static size_t footprint(const struct chunk *k)
 {
-    return sizeof *k + (k->borrowed ? 0 : k->cap);
+    return sizeof *k + (k->elsewhere ? 0 : k->cap);
+}
+static bool is_borrowed(const struct chunk *k)
+{
+    return k->elsewhere && !k->block;
 }
 
 static struct chunk *chunk_new(struct chunk_pool *pool, size_t payload)
@@ -43,18 +48,20 @@ static struct chunk *chunk_new(struct chunk_pool *pool, size_t payload)
             return NULL;
         k->cap = cap;
         k->data = (char *)(k + 1);
-        k->borrowed = false;
+        k->elsewhere = false;
+        k->block = NULL;
     }
     k->next = NULL;
     k->start = k->end = 0;
-    pool->bytes += footprint(k);
+    budget_take(pool->budget, footprint(k));
     return k;
 }
 
 static void chunk_release(struct chunk_pool *pool, struct chunk *k)
 {
-    pool->bytes -= footprint(k);
-    if (k->borrowed || k->cap != CHUNK_BYTES - sizeof *k || pool->n_spare >= POOL_SPARE) {
+    budget_give(pool->budget, footprint(k));
+    block_drop(k->block);
+    if (k->elsewhere || k->cap != CHUNK_BYTES - sizeof *k || pool->n_spare >= POOL_SPARE) {
         free(k);
         return;
     }
@@ -86,12 +93,13 @@ void chain_clear(struct chain *c)
         chunk_release(c->pool, k);
     }
     c->tail = NULL;
-    c->len = 0;
+    c->len = c->footprint = c->n_borrowed = 0;
     c->failed = false;
 }
 
 static void link_tail(struct chain *c, struct chunk *k)
 {
+    c->footprint += footprint(k);
     if (c->tail)
         c->tail->next = k;
     else
@@ -146,7 +154,7 @@ void chain_append(struct chain *c, const char *p, size_t n)
     }
 }
 
-void chain_append_borrowed(struct chain *c, const char *p, size_t n)
+static void append_elsewhere(struct chain *c, const char *p, size_t n, struct block *block)
 {
     struct chunk *k = c->failed ? NULL : malloc(sizeof *k);
     if (!k) {
@@ -154,23 +162,31 @@ void chain_append_borrowed(struct chain *c, const char *p, size_t n)
         return;
     }
     /* Never written through: room() is 0 and only chain_iov hands the pointer out. */
-    *k = (struct chunk){.data = (char *)(uintptr_t)p, .end = n, .cap = n, .borrowed = true};
-    c->pool->bytes += footprint(k);
+    *k = (struct chunk){.data = (char *)(uintptr_t)p,
+                        .end = n,
+                        .cap = n,
+                        .elsewhere = true,
+                        .block = block ? block_keep(block) : NULL};
+    budget_take(c->pool->budget, footprint(k));
+    c->n_borrowed += !block;
     link_tail(c, k);
     c->len += n;
 }
 
-static bool has_borrowed(const struct chain *c)
+void chain_append_borrowed(struct chain *c, const char *p, size_t n)
 {
-    for (const struct chunk *k = c->head; k; k = k->next)
-        if (k->borrowed)
-            return true;
-    return false;
+    append_elsewhere(c, p, n, NULL);
+}
+
+void chain_append_block(struct chain *c, struct block *block, const char *p, size_t n)
+{
+    assert(block_holds(block, p) && n <= (size_t)(block->data + block->cap - p));
+    append_elsewhere(c, p, n, block);
 }
 
 void chain_own(struct chain *c)
 {
-    if (!has_borrowed(c))
+    if (c->n_borrowed == 0)
         return;
     struct chain owned;
     chain_init(&owned, c->pool);
@@ -179,7 +195,7 @@ void chain_own(struct chain *c)
         struct chunk *k = c->head;
         c->head = k->next;
         k->next = NULL;
-        if (k->borrowed) {
+        if (is_borrowed(k)) {
             chain_append(&owned, k->data + k->start, k->end - k->start);
             chunk_release(c->pool, k);
         } else {
@@ -207,6 +223,8 @@ void chain_move(struct chain *dst, struct chain *src)
             dst->head = src->head;
         dst->tail = src->tail;
         dst->len += src->len;
+        dst->footprint += src->footprint;
+        dst->n_borrowed += src->n_borrowed;
     }
     chain_init(src, src->pool);
 }
@@ -234,6 +252,8 @@ void chain_consume(struct chain *c, size_t n)
         c->head = k->next;
         if (!c->head)
             c->tail = NULL;
+        c->n_borrowed -= is_borrowed(k);
+        c->footprint -= footprint(k);
         chunk_release(c->pool, k);
     }
 }

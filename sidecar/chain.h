@@ -15,23 +15,28 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "block.h"
+
 struct chunk;
 
 /* Bytes that chain_reserve can give in one piece. */
 #define CHAIN_RESERVE_MAX ((size_t)8 * 1024)
 
-/* Spare chunks, shared by all chains of a loop, and what all of them hold together. */
+/* Spare chunks, shared by all chains of a loop; what the chains hold counts in the budget, spare
+ * chunks do not. Zero-initialise, but for the budget. */
 struct chunk_pool {
+    struct budget *budget; /* borrowed */
     struct chunk *spare;
     size_t n_spare;
-    size_t bytes; /* allocated to chains now */
 };
 void chunk_pool_drain(struct chunk_pool *pool);
 
 struct chain {
     struct chunk_pool *pool;
     struct chunk *head, *tail;
-    size_t len; /* bytes queued */
+    size_t len;        /* bytes queued */
+    size_t footprint;  /* what it takes from the budget, blocks not counted */
+    size_t n_borrowed; /* chunks whose bytes are somebody else's */
     bool failed;
 };
 
@@ -51,6 +56,8 @@ void chain_append(struct chain *c, const char *p, size_t n);
  * what is left. For values so large that a copy costs more than an iovec. */
 void chain_append_borrowed(struct chain *c, const char *p, size_t n);
 void chain_own(struct chain *c);
+/* Queues bytes that lie in the block, and keeps that until they have gone. */
+void chain_append_block(struct chain *c, struct block *block, const char *p, size_t n);
 
 /* Appends all of src, which ends up empty; chunks move, small contents are copied. */
 void chain_move(struct chain *dst, struct chain *src);

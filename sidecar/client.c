@@ -1,4 +1,4 @@
-/* client.c - listeners and client connections.
+/* client.c - client connections.
  *
  *        on_bytes                                request_run
  *   conn --------> take_batch: parse up to 64 -> plan -> prefetch -> run --> hit: bytes into the
@@ -9,20 +9,16 @@
 #include "client.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <event2/listener.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "identity.h"
 #include "lend.h"
 #include "monitor.h"
+#include "pressure.h"
 #include "request.h"
 
 enum {
@@ -33,6 +29,7 @@ enum {
     PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
     FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */
     HANDSHAKE_LOG_EVERY = 1000,       /* ms */
+    DRAIN_REST = 100,                 /* ms of silence after which a client is told good-bye */
 };
 
 struct client {
@@ -72,6 +69,7 @@ static void client_close(struct client *cl)
     cl->closed = true;
     forward_client_drained(&cl->caller); /* nobody waits for its sake any more */
     conn_close(cl->caller.conn);
+    pressure_forget(cl->proxy, &cl->caller);
     caller_leave(&cl->caller);
     monitor_stop(cl->proxy, &cl->caller);
     lend_end(cl->proxy, &cl->caller);
@@ -102,8 +100,8 @@ static bool leave_if_done(struct client *cl)
 static bool may_take(const struct client *cl)
 {
     const struct caller *c = &cl->caller;
-    return !cl->closed && !c->quitting && !c->kill && !c->exclusive && c->owed < OWED_MAX &&
-           c->owed_bytes < OWED_BYTES_MAX && c->parked < PARKED_MAX;
+    return !cl->closed && !c->quitting && !c->kill && !c->exclusive && !c->pressed &&
+           c->owed < OWED_MAX && c->owed_bytes < OWED_BYTES_MAX && c->parked < PARKED_MAX;
 }
 
 struct batch {
@@ -140,28 +138,25 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
     return true;
 }
 
-/* Not read from for it: a client may well send a long pipeline before it reads the first reply. */
+/* What one batch puts out does not wait for its end to be written, nor to be noticed. */
 static void bound_output(struct client *cl)
 {
-    struct chain *out = conn_out(cl->caller.conn);
-    if (out->len < FLUSH_AT)
+    if (conn_out(cl->caller.conn)->len < FLUSH_AT)
         return;
     conn_flush(cl->caller.conn);
-    if (caller_unread(&cl->caller) <= cl->proxy->config->client_max_output || cl->caller.kill)
-        return;
-    cl->proxy->metrics->clients_dropped++;
-    cl->caller.kill = true;
+    (void)pressure_check(cl->proxy, &cl->caller, 0);
 }
 
 /* Runs them in order; returns how many bytes were dealt with, less than all of them when the client
  * has to wait. */
-static size_t run_commands(struct client *cl, const struct batch *b)
+static size_t run_commands(struct client *cl, const struct batch *b, struct block *block)
 {
     struct request_plan plans[BATCH];
     struct proxy *p = cl->proxy;
     for (size_t i = 0; i < b->n; i++) {
         plans[i].argv = cl->args.v + b->first_arg[i];
         plans[i].argc = b->argc[i];
+        plans[i].block = block;
         request_plan(p, &plans[i]);
     }
     for (size_t i = 0; i < b->n; i++)
@@ -205,7 +200,7 @@ static size_t take(struct client *cl, const char *p, size_t n)
         char error[RESP_ERROR_MAX];
         bool sound = find_commands(cl, &b, p + at, n - at, error);
         size_t whole = b.n ? b.end[b.n - 1] : 0;
-        size_t taken = run_commands(cl, &b);
+        size_t taken = run_commands(cl, &b, conn_block(cl->caller.conn, p));
         at += taken;
         if (taken < whole) {
             cl->parser = (struct resp_request){0}; /* the rest is parsed again from its start */
@@ -254,7 +249,12 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     if (cl->closed)
         return n;
     conn_flush(cl->caller.conn); /* hits leave with one write, borrowed ones before they can move */
-    return leave_if_done(cl) || cl->caller.quitting ? n : taken;
+    if (leave_if_done(cl) || cl->caller.quitting ||
+        !pressure_check(cl->proxy, &cl->caller, n - taken))
+        return n;
+    if (cl->caller.pressed)
+        wait_a_while(cl);
+    return taken;
 }
 
 /* A request has left the FIFO. */
@@ -304,14 +304,6 @@ static const struct conn_callbacks conn_callbacks = {
 /* --- accepting ----------------------------------------------------------------------------------
  */
 
-struct listener {
-    struct proxy *proxy;
-    struct evconnlistener *listener;
-    bool tls;
-    char *path; /* of a unix socket, to be removed */
-    char label[CONN_ADDRESS_MAX + 8];
-};
-
 static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
 {
     p->metrics->connections_rejected++;
@@ -346,175 +338,40 @@ static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *
     p->metrics->connections_received++;
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address,
-                      int len, void *ctx)
+void client_accept(void *ctx, evutil_socket_t fd, bool tls)
 {
-    (void)listener;
-    (void)address;
-    (void)len;
-    const struct listener *l = ctx;
-    struct proxy *p = l->proxy;
+    struct proxy *p = ctx;
     if (p->n_callers >= p->config->max_clients)
-        refuse(p, fd, l->tls ? "" : "-ERR max number of clients reached\r\n");
+        refuse(p, fd, tls ? "" : "-ERR max number of clients reached\r\n");
     else
-        client_new(p, fd, l->tls ? p->tls : NULL);
-}
-
-/* Out of descriptors: the connection waits in the backlog; say so, once in a while. */
-static void on_accept_error(struct evconnlistener *listener, void *ctx)
-{
-    (void)listener;
-    const struct proxy *p = ((const struct listener *)ctx)->proxy;
-    log_write(p->log, LOG_WARN, "accept_failed", "why", strerror(errno), NULL);
-}
-
-/* --- listeners ----------------------------------------------------------------------------------
- */
-
-enum { BACKLOG = 511 };
-
-static int listen_socket(const struct sockaddr *address, socklen_t len)
-{
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int on = 1;
-    if (fd < 0)
-        return -1;
-    if (address->sa_family != AF_UNIX)
-        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, address, len) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    int error = errno;
-    close(fd);
-    errno = error;
-    return -1;
-}
-
-/* A socket file that nobody answers at is left over from a crash; one that is answered is in use.
- */
-static bool remove_stale(const struct sockaddr_un *address)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
-                 errno == ECONNREFUSED;
-    if (fd >= 0)
-        close(fd);
-    return stale && unlink(address->sun_path) == 0;
-}
-
-static int listen_unix(const char *path)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    memcpy(address.sun_path, path, strlen(path));
-    int fd = listen_socket((const struct sockaddr *)&address, sizeof address);
-    if (fd < 0 && errno == EADDRINUSE && remove_stale(&address))
-        fd = listen_socket((const struct sockaddr *)&address, sizeof address);
-    return fd;
-}
-
-/* The file has its permissions from the start: there is no moment in which others may connect.
- * `mode` is octal; NULL: what the umask leaves. */
-static int listen_unix_as(const char *path, const char *mode)
-{
-    mode_t mask = umask(0);
-    (void)umask(mode ? 0777 & ~(mode_t)strtoul(mode, NULL, 8) : mask);
-    int fd = listen_unix(path), error = errno;
-    (void)umask(mask);
-    errno = error;
-    return fd;
-}
-
-/* At start-up, before the loop runs: resolving may block here. */
-static int listen_tcp(const struct listen_address *a, char error[CLIENT_ERROR_MAX])
-{
-    char port[8];
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL;
-    snprintf(port, sizeof port, "%u", (unsigned)a->port);
-    int failed = getaddrinfo(a->host && *a->host ? a->host : NULL, port, &hints, &list);
-    if (failed) {
-        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", a->label, gai_strerror(failed));
-        return -1;
-    }
-    int fd = listen_socket(list->ai_addr, list->ai_addrlen);
-    if (fd < 0)
-        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", a->label, strerror(errno));
-    freeaddrinfo(list);
-    return fd;
-}
-
-static void set_label(struct listener *l, const struct listen_address *a)
-{
-    struct sockaddr_storage address = {0};
-    socklen_t len = sizeof address;
-    char host[64] = "?", port[8] = "0";
-    if (a->path) {
-        snprintf(l->label, sizeof l->label, "unix:%s", a->path);
-        return;
-    }
-    (void)getsockname(evconnlistener_get_fd(l->listener), (struct sockaddr *)&address, &len);
-    (void)getnameinfo((struct sockaddr *)&address, len, host, sizeof host, port, sizeof port,
-                      NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(l->label, sizeof l->label, address.ss_family == AF_INET6 ? "%s[%s]:%s" : "%s%s:%s",
-             l->tls ? "tls:" : "", host, port);
-}
-
-struct listener *listener_new(struct proxy *p, const struct listen_address *address,
-                              char error[CLIENT_ERROR_MAX])
-{
-    struct listener *l = calloc(1, sizeof *l);
-    snprintf(error, CLIENT_ERROR_MAX, "out of memory");
-    if (!l)
-        return NULL;
-    l->proxy = p;
-    l->tls = address->tls;
-    int fd = address->path ? listen_unix_as(address->path, p->config->unix_mode)
-                           : listen_tcp(address, error);
-    if (fd < 0 && address->path)
-        snprintf(error, CLIENT_ERROR_MAX, "%s: %s", address->label, strerror(errno));
-    if (fd >= 0)
-        l->listener = evconnlistener_new(p->loop->base, on_accept, l,
-                                         LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-    if (!l->listener) {
-        if (fd >= 0)
-            close(fd);
-        free(l);
-        return NULL;
-    }
-    evconnlistener_set_error_cb(l->listener, on_accept_error);
-    l->path = address->path ? strdup(address->path) : NULL;
-    set_label(l, address);
-    return l;
-}
-
-void listener_free(struct listener *l)
-{
-    if (!l)
-        return;
-    evconnlistener_free(l->listener);
-    if (l->path)
-        (void)unlink(l->path);
-    free(l->path);
-    free(l);
-}
-
-const char *listener_label(const struct listener *l)
-{
-    return l->label;
+        client_new(p, fd, tls ? p->tls : NULL);
 }
 
 /* --- shutting down ------------------------------------------------------------------------------
  */
 
-void clients_drain(struct proxy *p)
+/* What it waits for may never come. */
+static bool waits_for_others(const struct caller *c)
+{
+    return c->state.blocking || c->state.channels || c->state.patterns || c->state.shards ||
+           c->monitors;
+}
+
+/* Nothing is owed to it, and nothing has come from it for a moment. */
+static bool is_at_rest(const struct caller *c, uint64_t now)
+{
+    return !c->head && conn_unread(c->conn) == 0 && now - c->active >= DRAIN_REST;
+}
+
+void clients_drain(struct proxy *p, uint64_t now)
 {
     struct caller *c, *next;
     for (c = TAILQ_FIRST(&p->callers); c; c = next) {
         next = TAILQ_NEXT(c, entry);
+        if (!waits_for_others(c) && !is_at_rest(c, now))
+            continue;
         c->quitting = true;
-        c->kill = c->state.blocking > 0; /* what it waits for may never come */
+        c->kill = c->state.blocking > 0;
         c->progress(c);
     }
 }

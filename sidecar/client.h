@@ -1,4 +1,4 @@
-/* client.h - listeners and client connections: bytes in, commands out to the walk, replies back.
+/* client.h - client connections: bytes in, commands out to the walk, replies back.
  *
  *     socket -> conn -> parse a batch -> plan, prefetch, run (request.c) -> FIFO (caller.c) ->
  * socket
@@ -8,19 +8,12 @@
 
 #include "proxy.h"
 
-struct listener;
+/* A connection of a new client; for listener_new, ctx is the struct proxy. */
+void client_accept(void *ctx, evutil_socket_t fd, bool tls);
 
-/* Listens at `address`. NULL: it can't, and `error` says why. */
-#define CLIENT_ERROR_MAX 256
-struct listener *listener_new(struct proxy *p, const struct listen_address *address,
-                              char error[CLIENT_ERROR_MAX]);
-/* Stops accepting; removes a unix socket's file. */
-void listener_free(struct listener *l);
-/* Where it really listens: "127.0.0.1:40123" when port 0 was asked for. */
-const char *listener_label(const struct listener *l);
-
-/* Every client takes no more requests and leaves when it has got what it is owed. */
-void clients_drain(struct proxy *p);
+/* Clients that wait for others, or that are at rest, leave; to be called again and again while
+ * shutting down. */
+void clients_drain(struct proxy *p, uint64_t now);
 /* Disconnects them all. */
 void clients_close(struct proxy *p);
 

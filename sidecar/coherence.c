@@ -5,12 +5,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "policy.h"
 #include "resp_read.h"
 
-enum { BUCKETS = 1024, FILL_MAGIC = 0x66696c6c, TTL_UNKNOWN = -3 };
+enum { HEADS_MIN = 1024, DOUBTS = 16, FILL_MAGIC = 0x66696c6c, TTL_UNKNOWN = -3 };
+
+/* What is kept by a key's hash: chains, of which there are more the more is kept. */
+struct node {
+    struct node *next;
+    uint64_t hash;
+};
+struct table {
+    struct node **heads;
+    size_t size, n; /* size: a power of two */
+};
 
 /* Open -> (joinable until the reply begins) -> both parts in -> stored or dropped, freed. */
 struct fill {
+    struct node node; /* first */
     uint32_t magic;
     uint8_t parts_owed; /* the value and the TTL */
     uint8_t resp;       /* version of RESP of the reply */
@@ -19,10 +31,9 @@ struct fill {
     bool begun;         /* reply bytes have come: too late to join */
     uint8_t absent;     /* enum command_absent */
     bool keep;
-    struct fill *next; /* in its bucket */
     void *waiters;
     const void *path; /* compared only */
-    uint64_t hash, sent;
+    uint64_t sent;
     uint8_t ttl_len;
     char ttl[28]; /* the reply to PTTL: ":<ms>\r\n" */
     int64_t pttl;
@@ -34,8 +45,7 @@ struct fill {
 
 /* Writes of one key that are under way. */
 struct pending {
-    struct pending *next;
-    uint64_t hash;
+    struct node node; /* first */
     uint64_t count;
 };
 
@@ -47,23 +57,83 @@ struct coherence {
     bool up;
     bool stored; /* since the last epoch: something to clear */
     uint64_t proven;
+    uint64_t doubts[DOUBTS]; /* when all that was stored was last known to be right, each time that
+                                it became suspect; a ring */
+    uint64_t n_doubts;
     uint64_t all_pending; /* writes whose keys can't be told */
     uint64_t open_fills;
-    struct fill *fills[BUCKETS];
-    struct pending *writes[BUCKETS];
+    struct table fills, writes; /* struct fill, those that are attached; struct pending */
 };
 
-static size_t bucket(uint64_t hash)
+/* --- tables -------------------------------------------------------------------------------------
+ */
+
+static struct node **head(const struct table *t, uint64_t hash)
 {
-    return (size_t)(hash >> 17) % BUCKETS;
+    return &t->heads[(hash >> 17) & (t->size - 1)];
+}
+
+static bool table_init(struct table *t)
+{
+    *t = (struct table){.heads = calloc(HEADS_MIN, sizeof *t->heads), .size = HEADS_MIN};
+    return t->heads;
+}
+
+/* Without memory for it the chains stay as long as they are. */
+static void resize(struct table *t, size_t size)
+{
+    struct table other = {.heads = calloc(size, sizeof *other.heads), .size = size, .n = t->n};
+    if (!other.heads)
+        return;
+    for (size_t i = 0; i < t->size; i++)
+        while (t->heads[i]) {
+            struct node *n = t->heads[i];
+            t->heads[i] = n->next;
+            n->next = *head(&other, n->hash);
+            *head(&other, n->hash) = n;
+        }
+    free(t->heads);
+    *t = other;
+}
+
+static void insert(struct table *t, struct node *n)
+{
+    if (t->n >= t->size)
+        resize(t, 2 * t->size);
+    n->next = *head(t, n->hash);
+    *head(t, n->hash) = n;
+    t->n++;
+}
+
+/* Takes out what *at leads to. */
+static struct node *take_out(struct table *t, struct node **at)
+{
+    struct node *n = *at;
+    *at = n->next;
+    n->next = NULL;
+    if (--t->n == 0 && t->size > HEADS_MIN)
+        resize(t, HEADS_MIN);
+    return n;
+}
+
+static struct node **place_of(const struct table *t, const struct node *n)
+{
+    struct node **at = head(t, n->hash);
+    while (*at != n)
+        at = &(*at)->next;
+    return at;
 }
 
 struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
                                 const struct coherence_options *options)
 {
     struct coherence *c = calloc(1, sizeof *c);
-    if (!c)
+    if (!c || !table_init(&c->fills) || !table_init(&c->writes)) {
+        if (c)
+            free(c->fills.heads);
+        free(c);
         return NULL;
+    }
     struct l1_stats stats;
     l1_get_stats(l1, &stats);
     c->l1 = l1;
@@ -77,9 +147,9 @@ void coherence_free(struct coherence *c)
 {
     if (!c)
         return;
-    assert(c->open_fills == 0);
-    for (size_t i = 0; i < BUCKETS; i++)
-        assert(!c->writes[i]);
+    assert(c->open_fills == 0 && c->writes.n == 0);
+    free(c->fills.heads);
+    free(c->writes.heads);
     free(c);
 }
 
@@ -91,32 +161,35 @@ void coherence_set_options(struct coherence *c, const struct coherence_options *
 /* --- kills and epochs ---------------------------------------------------------------------------
  */
 
-static void unlink_fill(struct fill **at)
+static void free_value(struct coherence *c, struct fill *f)
 {
-    struct fill *f = *at;
-    assert(f->attached);
-    *at = f->next;
-    f->next = NULL;
-    f->attached = false;
+    budget_give(c->options.budget, f->value_cap);
     free(f->value);
     f->value = NULL;
     f->value_len = f->value_cap = 0;
 }
 
-static void discard(struct coherence *c, struct fill **at)
+static void unlink_fill(struct coherence *c, struct fill *f)
 {
-    unlink_fill(at);
+    assert(f->attached);
+    (void)take_out(&c->fills, place_of(&c->fills, &f->node));
+    f->attached = false;
+    free_value(c, f);
+}
+
+static void discard(struct coherence *c, struct fill *f)
+{
+    unlink_fill(c, f);
     c->metrics->fills_discarded++;
 }
 
 static void detach(struct coherence *c, uint64_t hash)
 {
-    struct fill **at = &c->fills[bucket(hash)];
-    while (*at) {
-        if ((*at)->hash == hash)
-            discard(c, at);
-        else
-            at = &(*at)->next;
+    struct node *n = *head(&c->fills, hash), *next;
+    for (; n; n = next) {
+        next = n->next;
+        if (n->hash == hash)
+            discard(c, (struct fill *)n);
     }
 }
 
@@ -158,15 +231,16 @@ static bool note_doomed(void *ctx, const struct l1_view *v, uint64_t deadline)
     return true;
 }
 
-static void discard_prefix(struct coherence *c, const struct doomed *d)
+/* Discards what is under way and begins so; d NULL: all of it. */
+static void discard_some(struct coherence *c, const struct doomed *d)
 {
-    for (size_t i = 0; i < BUCKETS && c->open_fills; i++) {
-        struct fill **at = &c->fills[i];
-        while (*at) {
-            if (begins_with(d, (*at)->names, (*at)->key_len))
-                discard(c, at);
-            else
-                at = &(*at)->next;
+    for (size_t i = 0; i < c->fills.size && c->fills.n; i++) {
+        struct node *n = c->fills.heads[i], *next;
+        for (; n; n = next) {
+            struct fill *f = (struct fill *)n;
+            next = n->next;
+            if (!d || begins_with(d, f->names, f->key_len))
+                discard(c, f);
         }
     }
 }
@@ -182,7 +256,7 @@ size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len
         coherence_new_epoch(c);
         d.n = stats.entries;
     } else {
-        discard_prefix(c, &d);
+        discard_some(c, &d);
         for (size_t i = 0; i < d.n; i++)
             (void)l1_kill(c->l1, d.hashes[i]);
     }
@@ -199,16 +273,9 @@ void coherence_kill_key(struct coherence *c, const char *key, size_t len)
         (void)l1_kill(c->l1, hash);
 }
 
-static void discard_all(struct coherence *c)
-{
-    for (size_t i = 0; i < BUCKETS && c->open_fills; i++)
-        while (c->fills[i])
-            discard(c, &c->fills[i]);
-}
-
 void coherence_new_epoch(struct coherence *c)
 {
-    discard_all(c);
+    discard_some(c, NULL);
     if (c->stored) {
         l1_clear(c->l1);
         c->stored = false;
@@ -219,7 +286,9 @@ void coherence_new_epoch(struct coherence *c)
 /* Nobody tells what changes meanwhile: nothing that was learned before counts. */
 void coherence_suspect(struct coherence *c)
 {
-    discard_all(c);
+    if (c->n_doubts == 0 || c->doubts[(c->n_doubts - 1) % DOUBTS] != c->proven)
+        c->doubts[c->n_doubts++ % DOUBTS] = c->proven;
+    discard_some(c, NULL);
     l1_suspect_all(c->l1);
     c->metrics->epochs++;
 }
@@ -266,27 +335,55 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
     return coherence_serving(c, now) && l1_lookup(c->l1, view, now, hit);
 }
 
+/* A suspect was right from when it was stored until the first doubt after that. */
+static uint64_t right_until(const struct coherence *c, uint64_t stored)
+{
+    uint64_t first = c->n_doubts > DOUBTS ? c->n_doubts - DOUBTS : 0;
+    if (first > 0 && c->doubts[first % DOUBTS] >= stored) /* what was before that is forgotten */
+        return stored;
+    for (uint64_t i = first; i < c->n_doubts; i++)
+        if (c->doubts[i % DOUBTS] >= stored)
+            return c->doubts[i % DOUBTS];
+    return stored;
+}
+
+bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uint64_t now,
+                            struct l1_hit *hit)
+{
+    struct l1_stale stale;
+    if (!c->options.stale_keys ||
+        !policy_matches(c->options.stale_keys, view->key, view->key_len) ||
+        !l1_lookup_stale(c->l1, view, now, hit, &stale))
+        return false;
+    uint64_t right = stale.fresh < now ? stale.fresh : now;
+    uint64_t stored = stale.fresh > c->options.ttl ? stale.fresh - c->options.ttl : 0;
+    uint64_t told = stale.suspect               ? right_until(c, stored)
+                    : coherence_serving(c, now) ? now
+                                                : c->proven;
+    return now <= (told < right ? told : right) + c->options.max_stale;
+}
+
 static bool same_view(const struct fill *f, const struct l1_view *v)
 {
-    return f->hash == v->hash && f->key_len == v->key_len && f->view_len == v->view_len &&
+    return f->node.hash == v->hash && f->key_len == v->key_len && f->view_len == v->view_len &&
            memcmp(f->names, v->key, v->key_len) == 0 &&
            memcmp(f->names + f->key_len, v->view, v->view_len) == 0;
 }
 
 static struct fill *find_fill(const struct coherence *c, const struct l1_view *view)
 {
-    struct fill *f = c->fills[bucket(view->hash)];
-    while (f && !same_view(f, view))
-        f = f->next;
-    return f;
+    struct node *n = *head(&c->fills, view->hash);
+    while (n && !same_view((struct fill *)n, view))
+        n = n->next;
+    return (struct fill *)n;
 }
 
-static const struct pending *find_pending(const struct coherence *c, uint64_t hash)
+static struct pending *find_pending(const struct coherence *c, uint64_t hash)
 {
-    const struct pending *p = c->writes[bucket(hash)];
-    while (p && p->hash != hash)
-        p = p->next;
-    return p;
+    struct node *n = *head(&c->writes, hash);
+    while (n && n->hash != hash)
+        n = n->next;
+    return (struct pending *)n;
 }
 
 struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp)
@@ -308,14 +405,6 @@ const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_
     return find_pending(c, hash) ? "a write of the key is under way" : NULL;
 }
 
-static struct fill **place_of(struct coherence *c, struct fill *f)
-{
-    struct fill **at = &c->fills[bucket(f->hash)];
-    while (*at != f)
-        at = &(*at)->next;
-    return at;
-}
-
 /* On one path the newer fill is answered later, and takes care of the key. */
 void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path)
 {
@@ -323,7 +412,7 @@ void coherence_detach_fill(struct coherence *c, const struct l1_view *view, cons
     if (!f || !RULE_IN_FORCE(RULE_SUPERSEDE))
         return;
     f->superseded = f->path == path;
-    discard(c, place_of(c, f));
+    discard(c, f);
 }
 
 const void *coherence_fill_path(const struct fill *f)
@@ -359,7 +448,7 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
                        .absent = (uint8_t)terms->absent,
                        .resp = (uint8_t)terms->resp,
                        .attached = true,
-                       .hash = view->hash,
+                       .node.hash = view->hash,
                        .sent = terms->now,
                        .path = terms->path,
                        .key_len = view->key_len,
@@ -367,8 +456,7 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
     memcpy(f->names, view->key, view->key_len);
     if (view->view_len)
         memcpy(f->names + view->key_len, view->view, view->view_len);
-    f->next = c->fills[bucket(view->hash)];
-    c->fills[bucket(view->hash)] = f;
+    insert(&c->fills, &f->node);
     c->open_fills++;
     return f;
 }
@@ -379,25 +467,30 @@ void **coherence_fill_waiters(struct fill *f)
     return &f->waiters;
 }
 
+/* False: it is not worth the memory, which is short, or there is none. */
+static bool value_room(struct coherence *c, struct fill *f, size_t n)
+{
+    if (f->value_cap - f->value_len >= n)
+        return true;
+    size_t cap = f->value_len + n <= 2 * f->value_cap ? 2 * f->value_cap : f->value_len + n;
+    char *value = budget_is_tight(c->options.budget) ? NULL : realloc(f->value, cap);
+    if (!value)
+        return false;
+    budget_take(c->options.budget, cap - f->value_cap);
+    f->value = value;
+    f->value_cap = cap;
+    return true;
+}
+
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n)
 {
     assert(f->magic == FILL_MAGIC);
     f->begun = true;
     if (!f->attached || n == 0)
         return;
-    if (n > c->options.max_value - f->value_len) {
-        discard(c, place_of(c, f));
+    if (n > c->options.max_value - f->value_len || !value_room(c, f, n)) {
+        discard(c, f);
         return;
-    }
-    if (f->value_cap - f->value_len < n) {
-        size_t cap = f->value_len + n <= 2 * f->value_cap ? 2 * f->value_cap : f->value_len + n;
-        char *value = realloc(f->value, cap);
-        if (!value) {
-            discard(c, place_of(c, f));
-            return;
-        }
-        f->value = value;
-        f->value_cap = cap;
     }
     memcpy(f->value + f->value_len, p, n);
     f->value_len += n;
@@ -478,9 +571,21 @@ static struct l1_view view_of(const struct fill *f)
 {
     return (struct l1_view){.key = f->names,
                             .key_len = f->key_len,
-                            .hash = f->hash,
+                            .hash = f->node.hash,
                             .view = f->names + f->key_len,
                             .view_len = f->view_len};
+}
+
+/* How much longer it may be kept for when nobody can be asked, never beyond its key's own end. */
+static uint64_t afterlife_of(const struct coherence *c, const struct fill *f, uint64_t life)
+{
+    if (!c->options.stale_keys || !policy_matches(c->options.stale_keys, f->names, f->key_len))
+        return 0;
+    uint64_t most = c->options.max_stale;
+    if (f->pttl < 0)
+        return most;
+    uint64_t left = (uint64_t)f->pttl > life ? (uint64_t)f->pttl - life : 0;
+    return left < most ? left : most;
 }
 
 /* The deadline counts from before the value was asked for: an expired key is never served. */
@@ -488,8 +593,9 @@ static void store(struct coherence *c, struct fill *f, uint64_t now)
 {
     struct l1_view view = view_of(f);
     /* Without a life it only takes away an older one, which was not served at the time. */
-    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now;
-    if (l1_insert(c->l1, &view, f->value, f->value_len, from + life_of(c, f), now))
+    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now, life = life_of(c, f);
+    uint64_t fresh = from + life, gone = fresh + afterlife_of(c, f, life);
+    if (l1_insert_lasting(c->l1, &view, f->value, f->value_len, fresh, gone, now))
         c->metrics->fills++;
     c->stored = true;
 }
@@ -502,7 +608,7 @@ static void forget_others(struct coherence *c, const struct fill *f)
     struct fill *other = find_fill(c, &view);
     (void)l1_insert(c->l1, &view, "", 0, 0, 0);
     if (other && other->path != f->path)
-        discard(c, place_of(c, other));
+        discard(c, other);
 }
 
 static void end_detached(struct coherence *c, const struct fill *f)
@@ -510,7 +616,7 @@ static void end_detached(struct coherence *c, const struct fill *f)
     if (f->superseded)
         forget_others(c, f);
     else
-        coherence_kill(c, f->hash);
+        coherence_kill(c, f->node.hash);
 }
 
 /* Both parts are in: store it if nothing came between, and forget it. */
@@ -523,11 +629,10 @@ static void part_done(struct coherence *c, struct fill *f, uint64_t now)
         end_detached(c, f);
     } else {
         store(c, f, now);
-        unlink_fill(place_of(c, f));
+        unlink_fill(c, f);
     }
     c->open_fills--;
     f->magic = 0;
-    free(f->value);
     free(f);
 }
 
@@ -563,13 +668,13 @@ void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uin
 
 bool coherence_write_begin(struct coherence *c, uint64_t hash)
 {
-    struct pending *p = (struct pending *)find_pending(c, hash);
+    struct pending *p = find_pending(c, hash);
     if (!p) {
         p = malloc(sizeof *p);
         if (!p)
             return false;
-        *p = (struct pending){.hash = hash, .next = c->writes[bucket(hash)]};
-        c->writes[bucket(hash)] = p;
+        *p = (struct pending){.node.hash = hash};
+        insert(&c->writes, &p->node);
     }
     p->count++;
     if (RULE_IN_FORCE(RULE_KILL_AT_SEND))
@@ -579,13 +684,10 @@ bool coherence_write_begin(struct coherence *c, uint64_t hash)
 
 void coherence_write_end(struct coherence *c, uint64_t hash)
 {
-    struct pending **at = &c->writes[bucket(hash)];
-    while (*at && (*at)->hash != hash)
-        at = &(*at)->next;
-    struct pending *p = *at;
+    struct pending *p = find_pending(c, hash);
     assert(p && p->count > 0);
     if (--p->count == 0) {
-        *at = p->next;
+        (void)take_out(&c->writes, place_of(&c->writes, &p->node));
         free(p);
     }
     if (RULE_IN_FORCE(RULE_KILL_AT_REPLY))
@@ -605,4 +707,15 @@ void coherence_write_all_end(struct coherence *c)
     c->all_pending--;
     if (RULE_IN_FORCE(RULE_EPOCH_AT_REPLY))
         coherence_new_epoch(c);
+}
+
+void coherence_hold_fills(struct coherence *c)
+{
+    c->all_pending++;
+}
+
+void coherence_release_fills(struct coherence *c)
+{
+    assert(c->all_pending > 0);
+    c->all_pending--;
 }

@@ -12,9 +12,11 @@
 #ifndef NEARCACHE_COHERENCE_H
 #define NEARCACHE_COHERENCE_H
 
+#include "budget.h"
 #include "command.h"
 #include "l1.h"
 #include "metrics.h"
+#include "setting.h"
 
 /* The rules, each of which a build for tests leaves out to see the tests fail
  * (tests/coherence/rules): `break_rules` of meson has a bit for each. */
@@ -57,6 +59,10 @@ struct coherence_options {
     uint64_t negative_ttl; /* the same of what says that a key is not there; 0: not kept */
     uint64_t lease;        /* how long a proof that the link is alive counts, ms */
     size_t max_value;      /* longest reply kept, bytes */
+    uint64_t
+        max_stale; /* how long replies of these keys (borrowed; NULL: none) may be served after */
+    const struct config_list *stale_keys; /* they were known to be right, ms */
+    struct budget *budget;                /* counts replies on their way into the L1; borrowed */
 };
 
 /* The L1 and the metrics are borrowed. NULL: out of memory. */
@@ -94,6 +100,11 @@ void coherence_suspect(struct coherence *c);
 /* A stored reply that may be served. */
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
                       struct l1_hit *hit);
+
+/* A stored reply that was known to be right options.max_stale ago, or later: for when nobody can be
+ * asked. */
+bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uint64_t now,
+                            struct l1_hit *hit);
 
 /* A fill of this view that is under way and whose reply has not begun: its owner may answer more
  * than one client with it, if they speak the same version of RESP (a nil differs). NULL: there is
@@ -141,6 +152,11 @@ void coherence_write_end(struct coherence *c, uint64_t hash);
 /* The same where the keys can't be told. */
 void coherence_write_all_begin(struct coherence *c);
 void coherence_write_all_end(struct coherence *c);
+
+/* Around a command that writes very many keys, each of which its owner kills in between: no fill
+ * begins meanwhile. */
+void coherence_hold_fills(struct coherence *c);
+void coherence_release_fills(struct coherence *c);
 
 /* Why a reply of this key would not be stored or served now, for NEARCACHE KEY; NULL: it would. */
 const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now);

@@ -573,6 +573,12 @@ static void check_listeners(struct loader *l)
     }
 }
 
+static void check_breaker(struct loader *l)
+{
+    if (l->config->breaker_open_min > l->config->breaker_open_max)
+        complain_of(l, "breaker.open_min", "longer than breaker.open_max");
+}
+
 static void check_together(struct loader *l)
 {
     if (!l->config->service)
@@ -580,6 +586,7 @@ static void check_together(struct loader *l)
                  "the service's name is missing: give --service NAME, "
                  "NEARCACHE_SERVICE or \"service\" in the file");
     check_upstream(l);
+    check_breaker(l);
     check_tls_files(l);
     check_listeners(l);
 }

@@ -59,9 +59,9 @@ __attribute__((warn_unused_result)) enum config_action config_load(struct config
 
 /* How a reload is taken by the rest of the program. */
 struct config_reload_hooks {
-    /* Before anything is changed: what `fresh` needs can be had. False: it can not; why was said.
-     * May be NULL. */
-    bool (*accept)(void *ctx, const struct config *fresh);
+    /* Before anything is changed: what `fresh`, which may be altered, needs can be had. False: it
+     * can not; why was said. May be NULL. */
+    bool (*accept)(void *ctx, struct config *fresh);
     void (*changed)(void *ctx, const char *path); /* each path that was taken over, .. */
     void (*refused)(void *ctx, const char *path); /* .. or differs but needs a restart */
     void *ctx;

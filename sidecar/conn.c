@@ -37,10 +37,21 @@ struct secure {
     bool write_needs_data; /* .. and written to when it can be read from */
 };
 
+/* What a connection has while it is being opened: the addresses still to be tried, and until when.
+ */
+struct attempt {
+    struct evdns_getaddrinfo_request *resolving;
+    struct evutil_addrinfo *list, *next;
+    struct event *timer;
+    uint64_t begun, timeout; /* ms */
+    const char *failure;     /* of the address tried last */
+    char why[96];
+};
+
 /* Bytes of a message that is not complete; empty most of the time. */
 struct input {
-    char *data;
-    size_t len, cap;
+    struct block *block; /* NULL: none */
+    size_t len;
 };
 
 struct conn {
@@ -52,7 +63,7 @@ struct conn {
     bool offer;      /* untaken bytes are to be offered again */
     struct loop *loop;
     struct event *reading, *writing;
-    struct evdns_getaddrinfo_request *resolving;
+    struct attempt *attempt; /* of an accepted one NULL */
     evutil_socket_t fd;
     struct secure *secure; /* NULL: plain text */
     struct input in;
@@ -103,7 +114,8 @@ static void destroy(struct loop_job *job)
     if (c->secure)
         tls_free(c->secure->tls); /* whose words may have been c->end_why */
     free(c->secure);
-    free(c->in.data);
+    free(c->attempt); /* the same holds for this */
+    block_drop(c->in.block);
     c->magic = 0;
     free(c);
 }
@@ -116,22 +128,42 @@ static void close_secure(struct secure *s)
         event_free(s->timer);
 }
 
+static void drop_socket(struct conn *c)
+{
+    if (c->reading)
+        event_free(c->reading);
+    if (c->writing)
+        event_free(c->writing);
+    c->reading = c->writing = NULL;
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+}
+
+static void end_attempt(struct attempt *a)
+{
+    if (a->resolving)
+        evdns_getaddrinfo_cancel(a->resolving);
+    if (a->list)
+        evutil_freeaddrinfo(a->list);
+    if (a->timer)
+        event_free(a->timer);
+    a->resolving = NULL;
+    a->list = a->next = NULL;
+    a->timer = NULL;
+}
+
 void conn_close(struct conn *c)
 {
     assert(c->magic == CONN_MAGIC);
     if (c->state == CONN_CLOSED)
         return;
     set_state(c, c->state, CONN_CLOSED);
-    if (c->resolving)
-        evdns_getaddrinfo_cancel(c->resolving);
+    if (c->attempt)
+        end_attempt(c->attempt);
     if (c->secure)
         close_secure(c->secure);
-    if (c->reading)
-        event_free(c->reading);
-    if (c->writing)
-        event_free(c->writing);
-    if (c->fd >= 0)
-        close(c->fd);
+    drop_socket(c);
     chain_clear(&c->out);
     loop_cancel_soon(c->loop, &c->flush_job);
     loop_cancel_soon(c->loop, &c->end_job);
@@ -140,40 +172,63 @@ void conn_close(struct conn *c)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
+static size_t input_cap(const struct conn *c)
+{
+    return c->in.block ? c->in.block->cap : 0;
+}
+
+/* Gives the input a capacity of at least `cap`; what others keep is left to them. */
 static bool input_room(struct conn *c, size_t cap)
 {
-    if (c->in.cap >= cap)
+    struct block *old = c->in.block;
+    bool alone = old && old->owners == 1;
+    if (input_cap(c) >= cap)
         return true;
-    char *data = realloc(c->in.data, cap);
-    if (!data)
+    struct block *b = alone ? block_resize(old, cap) : block_new(&c->loop->budget, cap);
+    if (!b)
         return false;
-    c->in.data = data;
-    c->in.cap = cap;
+    c->in.block = b;
+    if (alone || !old)
+        return true;
+    memcpy(b->data, old->data, c->in.len);
+    block_drop(old);
     return true;
 }
 
 static void input_release(struct conn *c)
 {
-    free(c->in.data);
+    block_drop(c->in.block);
     c->in = (struct input){0};
     c->in_wanted = 0;
 }
 
-/* Keeps what the owner left of p[0..n) (p may be our own buffer). */
+/* Parts of it are kept by others, or it is far too large for what is left: not to be moved into. */
+static bool is_spoilt(const struct block *b, size_t rest)
+{
+    return b->owners > 1 || (b->cap > LOOP_READ_BYTES && b->cap / 4 > rest);
+}
+
+/* Keeps what the owner left of p[0..n) (p may be in our own block). */
 static void keep_rest(struct conn *c, const char *p, size_t n, size_t taken)
 {
     assert(taken <= n);
     size_t rest = n - taken;
+    struct block *old = c->in.block;
     if (rest == 0) {
         input_release(c);
         return;
     }
+    bool replace = old && taken && is_spoilt(old, rest);
+    if (replace)
+        c->in.block = NULL;
     if (!input_room(c, rest)) {
         broken(c, "out of memory");
-        return;
+    } else {
+        memmove(c->in.block->data, p + taken, rest);
+        c->in.len = rest;
     }
-    memmove(c->in.data, p + taken, rest);
-    c->in.len = rest;
+    if (replace)
+        block_drop(old);
     if (c->in_limit && rest > c->in_limit)
         broken(c, "request larger than the limit (client.max_query)");
 }
@@ -191,21 +246,22 @@ static char *read_target(struct conn *c, size_t *room)
     struct loop *loop = c->loop;
     if (c->in.len <= LOOP_CARRY_BYTES && c->in_wanted <= LOOP_READ_BYTES) {
         if (c->in.len)
-            memcpy(loop->read_buffer, c->in.data, c->in.len);
+            memcpy(loop->read_buffer, c->in.block->data, c->in.len);
         *room = LOOP_READ_BYTES;
         return loop->read_buffer;
     }
-    /* Doubling, but no more than what is said to be needed: a declared length alone costs nothing.
-     */
-    size_t cap = c->in.cap - c->in.len >= LOOP_CARRY_BYTES ? c->in.cap : c->in.len * 2;
-    if (cap < LOOP_READ_BYTES)
-        cap = LOOP_READ_BYTES;
+    /* By an eighth, though no further than what is said to be needed: a declared length alone costs
+     * nothing, and a large message little more than it is long. */
+    size_t cap = input_cap(c), more = c->in.len / 8;
+    if (cap - c->in.len < LOOP_CARRY_BYTES)
+        cap = c->in.len + (more > LOOP_READ_BYTES ? more : LOOP_READ_BYTES);
     if (c->in_wanted > c->in.len + LOOP_CARRY_BYTES && cap > c->in_wanted)
         cap = c->in_wanted;
     if (!input_room(c, cap))
         return NULL;
-    *room = c->in.cap - c->in.len < READ_OWN_MAX ? c->in.cap - c->in.len : READ_OWN_MAX;
-    return c->in.data;
+    size_t left = input_cap(c) - c->in.len;
+    *room = left < READ_OWN_MAX ? left : READ_OWN_MAX;
+    return c->in.block->data;
 }
 
 /* At the next turn, however much is there: others have their turn between. */
@@ -261,7 +317,7 @@ static void take_in(struct conn *c)
         return;
     if (n == 0)
         read_ended(c);
-    else if (at == c->in.data) {
+    else if (c->in.block && at == c->in.block->data) {
         c->in.len += (size_t)n;
         offer(c, at, c->in.len);
     } else {
@@ -344,13 +400,17 @@ void conn_want(struct conn *c, size_t bytes)
 {
     c->in_wanted = bytes;
 }
+struct block *conn_block(const struct conn *c, const char *p)
+{
+    return block_holds(c->in.block, p) ? c->in.block : NULL;
+}
 size_t conn_unread(const struct conn *c)
 {
     return c->in.len;
 }
 size_t conn_input_capacity(const struct conn *c)
 {
-    return c->in.cap;
+    return input_cap(c);
 }
 evutil_socket_t conn_fd(const struct conn *c)
 {
@@ -443,7 +503,7 @@ static void flush_or_offer(struct loop_job *job)
     if (c->offer && !c->paused) {
         c->offer = false;
         if (c->in.len)
-            offer(c, c->in.data, c->in.len);
+            offer(c, c->in.block->data, c->in.len);
     }
     conn_flush(c);
 }
@@ -612,6 +672,8 @@ struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_conte
 static void opened(struct conn *c)
 {
     set_state(c, CONN_CONNECTING, CONN_OPEN);
+    if (c->attempt)
+        end_attempt(c->attempt);
     if (c->secure)
         await_secure(c);
     else if (!c->paused)
@@ -619,6 +681,16 @@ static void opened(struct conn *c)
     conn_send(c);
     if (c->callbacks.connected)
         c->callbacks.connected(c->ctx);
+}
+
+static void try_next(struct conn *c);
+
+/* This address is none: the next one, if there is one. */
+static void attempt_failed(struct conn *c, const char *why)
+{
+    drop_socket(c);
+    c->attempt->failure = why;
+    try_next(c);
 }
 
 static void on_connected(evutil_socket_t fd, short what, void *arg)
@@ -629,11 +701,14 @@ static void on_connected(evutil_socket_t fd, short what, void *arg)
     socklen_t len = sizeof error;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
         error = errno;
+    if (error) {
+        attempt_failed(c, strerror(error));
+        return;
+    }
     event_free(c->writing);
     c->writing = event_new(c->loop->base, fd, EV_WRITE | EV_PERSIST, on_writable, c);
-    if (error)
-        broken(c, strerror(error));
-    else if (!c->writing)
+    c->attempt->next = NULL; /* this is the one */
+    if (!c->writing)
         broken(c, "out of memory");
     else if (c->secure)
         begin_secure(c);
@@ -641,21 +716,71 @@ static void on_connected(evutil_socket_t fd, short what, void *arg)
         opened(c);
 }
 
-static void start_connect(struct conn *c, const struct sockaddr *address, socklen_t len)
+/* NULL, or why it can't be. */
+static const char *start_connect(struct conn *c, const struct sockaddr *address, socklen_t len)
 {
     c->fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0) {
-        broken(c, strerror(errno));
-        return;
-    }
+    if (c->fd < 0)
+        return strerror(errno);
     tune_socket(c->fd);
     notice_absence(c->fd);
     c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
     c->writing = event_new(c->loop->base, c->fd, EV_WRITE, on_connected, c);
     if (!c->reading || !c->writing || event_add(c->writing, NULL) != 0)
-        broken(c, "out of memory");
-    else if (connect(c->fd, address, len) != 0 && errno != EINPROGRESS && errno != EAGAIN)
-        broken(c, strerror(errno));
+        return "out of memory";
+    if (connect(c->fd, address, len) != 0 && errno != EINPROGRESS) /* EAGAIN: its backlog is full */
+        return strerror(errno);
+    return NULL;
+}
+
+/* What is left of the time, shared by the addresses that are left. */
+static void set_timer(struct conn *c)
+{
+    struct attempt *a = c->attempt;
+    uint64_t n = 1, spent = loop_now(c->loop) - a->begun;
+    if (a->timeout == 0)
+        return;
+    for (const struct evutil_addrinfo *next = a->next; next; next = next->ai_next)
+        n++;
+    uint64_t ms = spent < a->timeout ? (a->timeout - spent) / n : 0;
+    event_add(a->timer, &(struct timeval){.tv_sec = (time_t)(ms / 1000),
+                                          .tv_usec = (suseconds_t)(ms % 1000 * 1000)});
+}
+
+static void try_next(struct conn *c)
+{
+    struct attempt *a = c->attempt;
+    while (a->next) {
+        const struct evutil_addrinfo *at = a->next;
+        a->next = at->ai_next;
+        a->failure = start_connect(c, at->ai_addr, (socklen_t)at->ai_addrlen);
+        if (!a->failure) {
+            set_timer(c);
+            return;
+        }
+        drop_socket(c);
+    }
+    broken(c, a->failure);
+}
+
+static void on_attempt_late(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct conn *c = conn_of(arg);
+    struct attempt *a = c->attempt;
+    if (c->end_why)
+        return;
+    bool shaking = c->secure && c->secure->tls;
+    snprintf(a->why, sizeof a->why, "%s within %llu ms",
+             a->resolving ? "its name was not resolved"
+             : shaking    ? "no TLS connection (is that a TLS port?)"
+                          : "no connection",
+             (unsigned long long)a->timeout);
+    if (a->next)
+        attempt_failed(c, a->why);
+    else
+        broken(c, a->why);
 }
 
 static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
@@ -663,13 +788,11 @@ static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
     if (error == EVUTIL_EAI_CANCEL)
         return; /* conn_close: the connection is already on its way out */
     struct conn *c = conn_of(arg);
-    c->resolving = NULL;
-    if (error || !list)
-        broken(c, error ? evutil_gai_strerror(error) : "host name has no address");
-    else
-        start_connect(c, list->ai_addr, (socklen_t)list->ai_addrlen);
-    if (list)
-        evutil_freeaddrinfo(list);
+    struct attempt *a = c->attempt;
+    a->resolving = NULL;
+    a->list = a->next = list;
+    a->failure = error ? evutil_gai_strerror(error) : "host name has no address";
+    try_next(c);
 }
 
 static void resolve(struct conn *c, const char *host, uint16_t port)
@@ -686,7 +809,7 @@ static void resolve(struct conn *c, const char *host, uint16_t port)
     struct evdns_getaddrinfo_request *req =
         evdns_getaddrinfo(dns, host, service, &hints, on_resolved, c);
     if (req)
-        c->resolving = req;
+        c->attempt->resolving = req;
 }
 
 static void connect_unix(struct conn *c, const char *path)
@@ -698,24 +821,38 @@ static void connect_unix(struct conn *c, const char *path)
         return;
     }
     memcpy(address.sun_path, path, len);
-    start_connect(c, (const struct sockaddr *)&address, sizeof address);
+    const char *failure = start_connect(c, (const struct sockaddr *)&address, sizeof address);
+    if (failure)
+        broken(c, failure);
 }
 
-struct conn *conn_connect(struct loop *loop, const char *host, uint16_t port, const char *path,
-                          struct tls_context *tls, const struct conn_callbacks *callbacks,
-                          void *ctx)
+static bool make_attempt(struct conn *c, uint64_t timeout)
+{
+    struct attempt *a = calloc(1, sizeof *a);
+    if (!a)
+        return false;
+    c->attempt = a;
+    a->begun = loop_now(c->loop);
+    a->timeout = timeout;
+    a->timer = event_new(c->loop->base, -1, 0, on_attempt_late, c);
+    return a->timer;
+}
+
+struct conn *conn_connect(struct loop *loop, const struct conn_target *target,
+                          const struct conn_callbacks *callbacks, void *ctx)
 {
     struct conn *c = conn_new(loop, -1, CONN_CONNECTING, callbacks, ctx);
     if (!c)
         return NULL;
-    if (tls && !make_secure(c, tls)) {
+    if (!make_attempt(c, target->timeout) || (target->tls && !make_secure(c, target->tls))) {
         conn_close(c);
         return NULL;
     }
-    if (host)
-        resolve(c, host, port);
+    set_timer(c);
+    if (target->host)
+        resolve(c, target->host, target->port);
     else
-        connect_unix(c, path);
+        connect_unix(c, target->path);
     return c;
 }
 

@@ -37,12 +37,20 @@ struct conn_callbacks {
 struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
                          const struct conn_callbacks *callbacks, void *ctx);
 
-/* Starts connecting to host:port (resolved without blocking) or, with host NULL, to a unix socket;
- * with `tls`, a client's context as above, it is connected after the handshake. Failure is told by
- * `ended`, success by `connected`. NULL: out of memory. */
-struct conn *conn_connect(struct loop *loop, const char *host, uint16_t port, const char *path,
-                          struct tls_context *tls, const struct conn_callbacks *callbacks,
-                          void *ctx);
+/* Where to connect; strings are borrowed for the call. */
+struct conn_target {
+    const char
+        *host; /* resolved without blocking, each time anew; its addresses are tried in turn */
+    uint16_t port;
+    const char *path;        /* of a unix socket, where host is NULL */
+    struct tls_context *tls; /* a client's context as above, or NULL */
+    uint64_t timeout;        /* ms for all of it, the TLS handshake included */
+};
+
+/* Starts connecting. Failure is told by `ended`, success (after the TLS handshake) by `connected`.
+ * NULL: out of memory. */
+struct conn *conn_connect(struct loop *loop, const struct conn_target *target,
+                          const struct conn_callbacks *callbacks, void *ctx);
 /* Connected, and where there is TLS its handshake is done. */
 bool conn_is_open(const struct conn *c);
 
@@ -66,6 +74,10 @@ void conn_resume(struct conn *c);
 void conn_limit_input(struct conn *c, size_t bytes);
 /* The message at hand needs about this many bytes in all: sizes the buffer. */
 void conn_want(struct conn *c, size_t bytes);
+
+/* The connection's own block that these received bytes lie in, to be kept beyond the callback;
+ * NULL: they lie elsewhere, and have to be copied. */
+struct block *conn_block(const struct conn *c, const char *p);
 
 size_t conn_unread(const struct conn *c); /* bytes received and not taken */
 size_t conn_input_capacity(const struct conn *c);

@@ -7,15 +7,17 @@
 #include <string.h>
 
 #include "announce.h"
-#include "channel.h"
 #include "link.h"
 #include "notice.h"
+#include "pressure.h"
 #include "query.h"
 #include "wire.h"
 
 enum {
-    BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back */
-    HOLD_READER_MAX = 100,     /* ms */
+    BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back, .. */
+    BACKLOG_OTHERS = 8 * 1024 * 1024, /* .. where others wait for theirs behind it */
+    HOLD_READER_MAX = 100,            /* ms */
+    ANNOUNCED_MAX = 64 * 1024,        /* keys of one command, before all of them are announced */
 };
 
 /* --- writes in the L1 ---------------------------------------------------------------------------
@@ -213,6 +215,8 @@ static void end_writes(struct proxy *p, struct writes *w)
             coherence_kill(p->coherence, hashes_of(w)[i]);
     if (w->all)
         coherence_write_all_end(p->coherence);
+    if (w->fills_held)
+        coherence_release_fills(p->coherence);
     writes_free(w);
 }
 
@@ -251,40 +255,6 @@ void forward_refuse(struct proxy *p, struct caller *c, const char *line)
 
 /* --- sending ------------------------------------------------------------------------------------
  */
-
-/* Argument i, if the command is about channels and it is one. */
-static bool is_channel(const struct command *command, size_t i)
-{
-    if (command->channels == COMMAND_CHANNELS_FIRST)
-        return i == 1;
-    return command->channels && i >= (strchr(command->name, '|') ? 2 : 1);
-}
-
-static void append_channel(struct proxy *p, struct chain *out, const struct command *command,
-                           struct resp_slice name)
-{
-    bool pattern = command->channels == COMMAND_CHANNELS_PATTERNS;
-    struct channel_name full = channel_out(p->ns, p->config->channels_namespace, name, pattern);
-    wire_bulk3(out, full.head, full.prefix, full.tail);
-}
-
-size_t forward_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
-                      const struct command_keys *keys)
-{
-    size_t before = out->len, k = 0;
-    wire_header(out, '*', plan->argc);
-    for (size_t i = 0; i < plan->argc; i++) {
-        if (k < keys->n && keys->v[k].arg == i) {
-            wire_bulk2(out, p->ns->prefix, plan->argv[i]);
-            k++;
-        } else if (is_channel(plan->command, i)) {
-            append_channel(p, out, plan->command, plan->argv[i]);
-        } else {
-            wire_bulk(out, plan->argv[i]);
-        }
-    }
-    return out->len - before;
-}
 
 struct request *forward_expect(struct caller *c, struct upstream_conn *uc)
 {
@@ -333,14 +303,106 @@ void forward_sent(struct request *r, size_t bytes)
     upstream_sent(r->source);
 }
 
-static struct announce_lane lane_of(const struct caller *c)
+static struct announce_lane lane_of(const struct caller *c, const struct upstream_conn *uc)
 {
-    return (struct announce_lane){.db = c->db, .resp = c->resp, .slot = proxy_slot(c)};
+    return (struct announce_lane){
+        .db = c->db, .resp = c->resp, .slot = proxy_slot(c), .serial = upstream_serial(uc)};
+}
+
+/* --- commands of very many arguments ------------------------------------------------------------
+ *
+ * They are written bit by bit, down a shared connection. Instead of each key that it writes, such a
+ * command holds up all fills until it is answered; its keys are killed as they are written.
+ */
+
+struct long_command {
+    struct proxy *proxy;
+    struct request *request;
+    bool writes, flagged; /* the keys that are flagged as written, or all, as none is */
+    struct writes told;   /* what other instances are told of */
+    size_t n_told;
+};
+
+static void kill_written(void *ctx, const struct command_key *key, struct resp_slice name)
+{
+    struct long_command *l = ctx;
+    const struct proxy *p = l->proxy;
+    if (!l->writes || key->kind != COMMAND_ARG_KEY ||
+        (l->flagged && !(key->flags & COMMAND_KEY_WRITE)))
+        return;
+    coherence_kill(p->coherence, l1_hash(p->l1, name.data, name.len));
+    bool told = !is_announcing(p) || (++l->n_told <= ANNOUNCED_MAX && keep_name(&l->told, name));
+    l->told.all |= !told; /* more than was written is still right */
+}
+
+static void send_long(struct long_command *l, struct chain *out)
+{
+    struct proxy *p = l->proxy;
+    struct request *r = l->request;
+    struct caller *c = r->caller;
+    struct upstream_conn *uc = c && out ? proxy_lane(p, c, c->db) : NULL;
+    const char *refusal = uc ? upstream_refusal(uc) : UPSTREAM_NO_MEMORY;
+    if (!refusal && !upstream_expect(uc, r, REPLY_FORWARD))
+        refusal = UPSTREAM_NO_MEMORY;
+    if (refusal) {
+        forward_lost(p, r, refusal);
+        return;
+    }
+    size_t bytes = out->len;
+    r->source = uc;
+    announce(p, &l->told, lane_of(c, uc));
+    chain_move(upstream_out(uc), out);
+    forward_sent(r, bytes);
+}
+
+static void long_done(void *ctx, struct chain *out)
+{
+    struct long_command *l = ctx;
+    send_long(l, out);
+    writes_free(&l->told);
+    free(l);
+}
+
+static struct request *begin_long(struct proxy *p, struct caller *c,
+                                  const struct request_plan *plan)
+{
+    static const struct outgoing_hooks hooks = {.key = kill_written, .done = long_done};
+    struct request *r = forward_expect(c, NULL);
+    struct long_command *l = r ? calloc(1, sizeof *l) : NULL;
+    if (!r)
+        return NULL;
+    bool ok = l && forward_rewriter(p, plan, &r->rewriter);
+    if (ok) {
+        *l = (struct long_command){.proxy = p, .request = r, .writes = may_write(plan->command)};
+        for (size_t i = 0; i < p->keys.n; i++)
+            l->flagged |= p->keys.v[i].flags & COMMAND_KEY_WRITE;
+        ok = outgoing_begin(p, plan, &p->keys, &hooks, l);
+    }
+    if (!ok) {
+        free(l);
+        forward_give_up(p, r);
+        return NULL;
+    }
+    r->exclusive = c->exclusive = true;
+    r->writes.fills_held = l->writes;
+    if (l->writes)
+        coherence_hold_fills(p->coherence);
+    return r;
+}
+
+/* Down a private connection it is sent at once: nobody else waits there. */
+static bool is_long(const struct proxy *p, const struct caller *c, const struct request_plan *plan)
+{
+    const struct command *command = plan->command;
+    return !c->lane && outgoing_is_long(plan) &&
+           (!may_write(command) || !may_write_anything(command, &p->keys));
 }
 
 struct request *forward_send(struct proxy *p, struct caller *c, const struct request_plan *plan,
                              struct upstream_conn *uc)
 {
+    if (is_long(p, c, plan))
+        return begin_long(p, c, plan);
     struct writes writes = {0};
     struct request *r = forward_expect(c, uc);
     if (!r)
@@ -355,8 +417,8 @@ struct request *forward_send(struct proxy *p, struct caller *c, const struct req
     if (plan->command->id == COMMAND_ID_PUBLISH)
         r->writes.announced = true; /* the client does it itself */
     else if (uc != c->lane)
-        announce(p, &r->writes, lane_of(c));
-    forward_sent(r, forward_append(p, upstream_out(uc), plan, &p->keys));
+        announce(p, &r->writes, lane_of(c, uc));
+    forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &p->keys));
     return r;
 }
 
@@ -409,15 +471,6 @@ struct request *forward_alone(struct proxy *p, struct caller *c, const struct re
 /* --- replies ------------------------------------------------------------------------------------
  */
 
-void forward_kick(struct proxy *p, struct caller *c, const char *why)
-{
-    char id[24];
-    p->metrics->clients_dropped++;
-    log_write(p->log, LOG_WARN, "client_dropped", "id", log_number(id, c->id), "why", why, NULL);
-    c->kill = true;
-    c->progress(c);
-}
-
 /* Once for a while: who has not read what he was sent by then reads nothing, and is buffered. */
 static bool may_hold(const struct proxy *p, struct caller *c)
 {
@@ -434,9 +487,10 @@ void forward_watch_backlog(struct proxy *p, struct request *r)
     struct caller *c = r->caller;
     if (!c || caller_unread(c) <= BACKLOG_SLOW)
         return;
-    if (caller_unread(c) > p->config->client_max_output)
-        forward_kick(p, c, "its unread replies exceed client.max_output");
-    else if (r->source && c->head == r && conn_out(c->conn)->len > BACKLOG_SLOW && may_hold(p, c))
+    if (!pressure_check(p, c, 0) || !r->source || c->head != r)
+        return;
+    size_t most = upstream_has_others(r->source) ? BACKLOG_OTHERS : BACKLOG_SLOW;
+    if (conn_out(c->conn)->len > most && may_hold(p, c))
         (void)upstream_hold(r->source);
 }
 
@@ -452,7 +506,7 @@ void forward_bytes(struct proxy *p, struct request *r, const char *bytes, size_t
     } else {
         size_t used = 0;
         if (resp_rewrite(r->rewriter, bytes, n, &used, emit, r) == RESP_BAD && r->caller)
-            forward_kick(p, r->caller, "the upstream's reply could not be rewritten");
+            pressure_kick(p, r->caller, "the upstream's reply could not be rewritten");
     }
     forward_watch_backlog(p, r);
 }

@@ -6,16 +6,7 @@
 #ifndef NEARCACHE_FORWARD_H
 #define NEARCACHE_FORWARD_H
 
-#include "proxy.h"
-
-/* One command of a batch; argv is borrowed until it has run. */
-struct request_plan {
-    const struct resp_slice *argv;
-    size_t argc;
-    const struct command *command; /* NULL: unknown */
-    bool cached;                   /* a read that the L1 may answer; then .. */
-    uint64_t hash;                 /* .. of its key */
-};
+#include "outgoing.h"
 
 enum request_outcome {
     REQUEST_TAKEN, /* answered, or on its way */
@@ -53,9 +44,6 @@ void forward_give_up(struct proxy *p, struct request *r);
  * p->keys; NULL where nothing does. False: out of memory. */
 __attribute__((warn_unused_result)) bool
 forward_rewriter(struct proxy *p, const struct request_plan *plan, struct resp_rewriter **rewriter);
-/* Writes the command with our prefix before every key of `keys`; returns the bytes written. */
-size_t forward_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
-                      const struct command_keys *keys);
 /* Counts what was written for the request, and has it sent. */
 void forward_sent(struct request *r, size_t bytes);
 
@@ -96,7 +84,6 @@ void forward_select_db(struct upstream_conn *uc, struct caller *c, uint32_t db);
 /* To be called after bytes were handed on: a reader that does not keep up is held back, buffered,
  * then has to go. */
 void forward_watch_backlog(struct proxy *p, struct request *r);
-void forward_kick(struct proxy *p, struct caller *c, const char *why);
 /* The client has read what it was sent: its slow reply may go on. */
 void forward_client_drained(struct caller *c);
 

@@ -179,7 +179,7 @@ void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn 
 static void answer_hello(struct proxy *p, struct caller *c)
 {
     if (!c->capture) {
-        identity_say_hello(p, c, upstream_get(p->upstream, c->db, c->resp, proxy_slot(c)));
+        identity_say_hello(p, c, proxy_shared_lane(p, c, c->db, c->resp));
         return;
     }
     write_hello(p, c, caller_reply(c));

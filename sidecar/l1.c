@@ -55,12 +55,13 @@ enum {
 };
 
 static const size_t MEMORY_MAX = (size_t)UNIT << 32;
-static const uint32_t HOLE = 1U << 31, SUSPECT = 1U << 30; /* in entry.len */
-static const size_t ENTRY_MAX = (1U << 30) - UNIT;
+static const uint32_t HOLE = 1U << 31, SUSPECT = 1U << 30, LASTING = 1U << 29; /* in entry.len */
+static const size_t ENTRY_MAX = (1U << 29) - UNIT;
 
-/* Key, view and reply follow the header, in this order. */
+/* Key, view and reply follow the header, in this order; and where the entry is LASTING, the time
+ * since base until which it is fresh. */
 struct entry {
-    uint32_t len; /* bytes, header included, alignment not; HOLE, SUSPECT */
+    uint32_t len; /* bytes, header included, alignment not; HOLE, SUSPECT, LASTING */
     uint32_t tag; /* low half of the key's hash */
     uint32_t next;
     uint32_t deadline;
@@ -181,7 +182,7 @@ static inline uint32_t units(size_t bytes)
 
 static inline size_t entry_len(const struct entry *e)
 {
-    return e->len & ~(HOLE | SUSPECT);
+    return e->len & ~(HOLE | SUSPECT | LASTING);
 }
 
 static inline uint32_t span(const struct entry *e)
@@ -194,9 +195,24 @@ static inline size_t data_len(const struct l1_view *v, size_t len)
     return v->key_len + v->view_len + len;
 }
 
+/* Bytes behind the reply. */
+static inline size_t tail_len(const struct entry *e)
+{
+    return e->len & LASTING ? sizeof(uint32_t) : 0;
+}
+
 static inline size_t reply_len(const struct entry *e)
 {
-    return entry_len(e) - sizeof *e - e->key_len - e->view_len;
+    return entry_len(e) - sizeof *e - e->key_len - e->view_len - tail_len(e);
+}
+
+/* Since base. */
+static inline uint32_t fresh_until(const struct entry *e)
+{
+    uint32_t fresh = e->deadline;
+    if (e->len & LASTING)
+        memcpy(&fresh, (const char *)e + entry_len(e) - sizeof fresh, sizeof fresh);
+    return fresh;
 }
 
 /* Scales 32 random bits to 0..n-1 without a division. */
@@ -614,18 +630,20 @@ bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_h
 {
     uint32_t pos;
     const struct entry *e = use(l1, v, now, &pos);
-    if (!e || is_suspect(l1, pos))
+    if (!e || is_suspect(l1, pos) || (e->len & LASTING && since_base(l1, now) >= fresh_until(e)))
         return false;
     show(e, hit);
     return true;
 }
 
-bool l1_lookup_suspect(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit)
+bool l1_lookup_stale(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit,
+                     struct l1_stale *stale)
 {
     uint32_t pos;
     const struct entry *e = use(l1, v, now, &pos);
-    if (!e || !is_suspect(l1, pos))
+    if (!e)
         return false;
+    *stale = (struct l1_stale){.suspect = is_suspect(l1, pos), .fresh = l1->base + fresh_until(e)};
     show(e, hit);
     return true;
 }
@@ -647,8 +665,24 @@ static void move_base(struct l1 *l1, uint64_t now)
 static bool storable(const struct l1 *l1, const struct l1_view *v, size_t len)
 {
     return v->key_len <= UINT16_MAX && v->view_len <= UINT8_MAX && len <= l1->max_value &&
-           len <= ENTRY_MAX - sizeof(struct entry) - UINT16_MAX - UINT8_MAX &&
-           units(sizeof(struct entry) + data_len(v, len)) <= l1->main.size;
+           len <= ENTRY_MAX - sizeof(struct entry) - UINT16_MAX - UINT8_MAX - sizeof(uint32_t) &&
+           units(sizeof(struct entry) + data_len(v, len) + sizeof(uint32_t)) <= l1->main.size;
+}
+
+static uint32_t cut_to_range(const struct l1 *l1, uint64_t time)
+{
+    uint64_t rel = time - l1->base;
+    return rel < UINT32_MAX ? (uint32_t)rel : UINT32_MAX;
+}
+
+static void set_life(const struct l1 *l1, struct entry *e, uint64_t fresh, uint64_t gone)
+{
+    e->deadline = cut_to_range(l1, gone);
+    if (fresh == gone)
+        return;
+    uint32_t rel = cut_to_range(l1, fresh);
+    memcpy((char *)e + entry_len(e), &rel, sizeof rel);
+    e->len = (uint32_t)(e->len + sizeof rel) | LASTING;
 }
 
 static void fill(struct entry *e, const struct l1_view *v, const char *reply, size_t len)
@@ -702,12 +736,19 @@ static struct entry *make_entry(struct l1 *l1, uint32_t *head, uint32_t n, uint6
 bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
                uint64_t deadline, uint64_t now)
 {
+    return l1_insert_lasting(l1, v, reply, len, deadline, deadline, now);
+}
+
+bool l1_insert_lasting(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
+                       uint64_t fresh, uint64_t gone, uint64_t now)
+{
     assert(!in_region(l1, reply) && !in_region(l1, v->key) && !in_region(l1, v->view));
+    assert(fresh <= gone);
     uint32_t *older = find(l1, v);
     bool known = *older;
     if (known)
         forget(l1, older);
-    if (deadline <= now)
+    if (fresh <= now)
         return false;
     if (!storable(l1, v, len)) {
         l1->stats.rejected++;
@@ -715,7 +756,8 @@ bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t
     }
     move_base(l1, now);
     uint32_t tag = (uint32_t)v->hash;
-    uint32_t n = units(sizeof(struct entry) + data_len(v, len));
+    uint32_t n =
+        units(sizeof(struct entry) + data_len(v, len) + (fresh < gone ? sizeof(uint32_t) : 0));
     known = ghost_take(l1, tag) || known;
     if (!known && n > l1->small.size / 2) {
         ghost_put(l1, tag);
@@ -725,8 +767,7 @@ bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t
     update_mean(l1, (uint64_t)n * UNIT);
     struct entry *e = make_entry(l1, bucket(l1, tag), n, since_base(l1, now), known);
     fill(e, v, reply, len);
-    uint64_t rel = deadline - l1->base;
-    e->deadline = rel < UINT32_MAX ? (uint32_t)rel : UINT32_MAX;
+    set_life(l1, e, fresh, gone);
     return true;
 }
 
@@ -771,7 +812,7 @@ bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, stru
     const struct entry *e = at(l1, pos);
     info->reply_len = reply_len(e);
     info->footprint = (size_t)span(e) * UNIT;
-    info->time_left_ms = e->deadline - time;
+    info->time_left_ms = time < fresh_until(e) ? fresh_until(e) - time : 0;
     info->credit = e->credit;
     info->in_main = pos >= l1->main.start;
     info->suspect = is_suspect(l1, pos);

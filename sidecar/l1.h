@@ -75,8 +75,13 @@ bool l1_lookup(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_h
 /* Every entry that is there now is suspect from now on: l1_lookup misses it, until l1_insert brings
  * it anew. O(1). */
 void l1_suspect_all(struct l1 *l1);
-/* As l1_lookup, for suspect entries alone. */
-bool l1_lookup_suspect(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit);
+/* What is kept of the view, whether l1_lookup serves it or not. */
+struct l1_stale {
+    bool suspect;
+    uint64_t fresh; /* l1_lookup served it until then, but for being suspect */
+};
+bool l1_lookup_stale(struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_hit *hit,
+                     struct l1_stale *stale);
 
 /* Stores or replaces a view's reply until `deadline` (monotonic ms, exclusive). May evict. False:
  * not stored (too large, expired already, or a large value seen for the first time); an older
@@ -84,6 +89,11 @@ bool l1_lookup_suspect(struct l1 *l1, const struct l1_view *v, uint64_t now, str
  * cache (an l1_hit, a view met by l1_each). */
 bool l1_insert(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
                uint64_t deadline, uint64_t now);
+
+/* The same, but l1_lookup serves it until `fresh` only, and until `gone` (not earlier) it is kept
+ * for l1_lookup_stale; 4 bytes more where they differ. */
+bool l1_insert_lasting(struct l1 *l1, const struct l1_view *v, const char *reply, size_t len,
+                       uint64_t fresh, uint64_t gone, uint64_t now);
 
 /* Removes every view of the key with this hash (and of keys that collide in all the hash bits
  * stored: harmless). Remembers it in the ghost. Returns how many entries went. */
@@ -95,11 +105,11 @@ void l1_clear(struct l1 *l1);
 /* For NEARCACHE KEY: looks without counting as a use. */
 struct l1_info {
     size_t reply_len;
-    size_t footprint; /* bytes of the budget */
-    uint64_t time_left_ms;
-    unsigned credit; /* S3-FIFO's use counter, 0..31 */
-    bool in_main;    /* main ring rather than small */
-    bool suspect;    /* l1_suspect_all() */
+    size_t footprint;      /* bytes of the budget */
+    uint64_t time_left_ms; /* 0: l1_lookup does not serve it any more, only l1_lookup_stale */
+    unsigned credit;       /* S3-FIFO's use counter, 0..31 */
+    bool in_main;          /* main ring rather than small */
+    bool suspect;          /* l1_suspect_all() */
 };
 bool l1_inspect(const struct l1 *l1, const struct l1_view *v, uint64_t now, struct l1_info *info);
 

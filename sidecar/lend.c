@@ -96,6 +96,14 @@ bool lend_open(struct proxy *p, struct caller *c)
     return false;
 }
 
+void lend_forget_message(struct session *s)
+{
+    budget_give(&s->proxy->loop->budget, s->message_cap);
+    free(s->message);
+    s->message = NULL;
+    s->message_len = s->message_cap = 0;
+}
+
 /* Its connection is somebody else's, or nobody's, by now. */
 static void forget(struct session *s)
 {
@@ -105,7 +113,7 @@ static void forget(struct session *s)
     c->in_multi = false;
     c->state = (struct caller_state){.blocking = c->state.blocking};
     transaction_free(s->transaction);
-    free(s->message);
+    lend_forget_message(s);
     s->magic = 0;
     free(s);
 }

@@ -49,6 +49,9 @@ void lend_end(struct proxy *p, struct caller *c);
 /* The connection broke; for upstream_callbacks, ctx is the struct proxy. */
 void lend_severed(void *ctx, void *holder);
 
+/* Frees what was kept of a message. */
+void lend_forget_message(struct session *s);
+
 /* --- waiting ------------------------------------------------------------------------------------
  */
 

@@ -12,7 +12,9 @@
 
 #define TRACKING_CHANNEL "__redis__:invalidate"
 enum {
-    PING_EVERY = 250,   /* ms */
+    PING_EVERY = 250, /* ms */
+    RETRY_MIN = 50,   /* ms between attempts to connect, doubling */
+    RETRY_MAX = 2000,
     SILENCE_MAX = 3000, /* ms without an answered PING before the connection is replaced */
     STEPS_MAX = 16,
     TEXT_MAX = TLS_ERROR_MAX,
@@ -81,7 +83,7 @@ static void fail(struct link *l, const char *why)
     if (was_live || l->backoff.failures == 0)
         log_write(l->log, LOG_WARN, "link_lost", "upstream", l->options.address->label, "why",
                   l->error, NULL);
-    l->retry_at = loop_now(l->loop) + backoff_next(&l->backoff);
+    l->retry_at = loop_now(l->loop) + backoff_next(&l->backoff, RETRY_MIN, RETRY_MAX);
     l->settled = true;
     close_connection(l);
 }
@@ -534,6 +536,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct link *l = ctx;
     struct conn *conn = l->conn;
+    upstream_note_alive(l->options.upstream);
     if (l->state == LINK_ASKING && tls_is_record(p, n)) {
         fail(l, "it speaks TLS: use rediss:// instead of redis://");
         return n;
@@ -595,7 +598,13 @@ static void start(struct link *l, uint64_t now)
     l->deadline = now + l->options.connect_timeout;
     l->answered = now;
     l->reader = redisReaderCreate();
-    l->conn = conn_connect(l->loop, a->host, a->port, a->path, l->options.tls, &conn_callbacks, l);
+    l->conn = conn_connect(l->loop,
+                           &(struct conn_target){.host = a->host,
+                                                 .port = a->port,
+                                                 .path = a->path,
+                                                 .tls = l->options.tls,
+                                                 .timeout = l->options.connect_timeout},
+                           &conn_callbacks, l);
     if (!l->conn || !l->reader)
         fail(l, "out of memory");
 }
@@ -666,6 +675,12 @@ void link_untracked(struct link *l, const char *refused)
         coherence_suspect(l->coherence);
     if (refused && link_tracks_fills(l) && refuse_tracking(l, refused))
         fail(l, refused);
+}
+
+void link_restart(struct link *l, const char *why)
+{
+    if (l->state != LINK_IDLE)
+        fail(l, why);
 }
 
 const char *link_server_version(const struct link *l)

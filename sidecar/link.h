@@ -52,6 +52,8 @@ const char *link_mode(const struct link *link);
 bool link_is_tracking(const struct link *link);
 /* Fills are to be tracked one by one: only a connection that tracks may carry them. */
 bool link_tracks_fills(const struct link *link);
+/* Connects anew, soon: the server is not what it was. */
+void link_restart(struct link *link, const char *why);
 /* A data connection does not track any more; `refused`: the server won't have it. */
 void link_untracked(struct link *link, const char *refused);
 /* Version of the upstream as its INFO says, "unknown" before it was asked. */

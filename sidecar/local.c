@@ -27,6 +27,14 @@ static void say_metric(void *ctx, const char *name, const char *unit, const char
     text_say(ctx, "%s:%llu\r\n", name, (unsigned long long)value);
 }
 
+static void say_breaker(const struct proxy *p, struct text *t)
+{
+    const struct breaker *b = upstream_breaker(p->upstream);
+    text_say(t, "breaker_state:%s\r\nbreaker_last_reason:%s\r\nbreaker_next_probe_ms:%llu\r\n",
+             breaker_state_name(b), breaker_why(b),
+             (unsigned long long)breaker_probe_in(b, loop_now(p->loop)));
+}
+
 static void say_section(const struct proxy *p, struct text *t)
 {
     struct l1_stats s;
@@ -52,11 +60,12 @@ static void say_section(const struct proxy *p, struct text *t)
         t, "upstream:%s\r\nupstream_version:%s\r\nupstream_state:%s\r\nupstream_last_error:%s\r\n",
         p->address->label, link_server_version(p->link), upstream_state(p->upstream),
         upstream_last_error(p->upstream));
-    text_say(
-        t,
-        "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\nbuffer_bytes:%zu\r\n",
-        upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
-        p->n_callers, p->loop->pool.bytes);
+    text_say(t, "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\n",
+             upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
+             p->n_callers);
+    say_breaker(p, t);
+    text_say(t, "buffer_bytes:%zu\r\nbuffer_bytes_peak:%zu\r\nbuffer_bytes_limit:%zu\r\n",
+             p->loop->budget.used, p->loop->budget.peak, p->loop->budget.limit);
     text_say(t, "sessions:%u\r\nsessions_limit:%llu\r\nmonitors:%zu\r\n",
              upstream_lent(p->upstream), (unsigned long long)p->config->upstream_sessions,
              p->n_monitors);
@@ -262,6 +271,8 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
     bool there = l1_inspect(p->l1, &view, now, &info);
     if (there && info.suspect && !obstacle)
         obstacle = "suspect: the invalidation link was lost since; the next GET asks for it again";
+    else if (there && info.time_left_ms == 0 && !obstacle)
+        obstacle = "older than l1.ttl; kept in case the upstream is down (l1.stale_if_error)";
     bool cached = there && !obstacle;
     struct chain *out = caller_reply(c);
     caller_map_header(c, out, there ? 9 : 3);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <event2/dns.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 
 uint64_t monotonic_ms(void)
@@ -13,10 +14,13 @@ uint64_t monotonic_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+static void run_later(evutil_socket_t fd, short what, void *arg);
+
 bool loop_init(struct loop *loop)
 {
-    *loop = (struct loop){0};
+    *loop = (struct loop){.pool.budget = &loop->budget};
     TAILQ_INIT(&loop->soon);
+    TAILQ_INIT(&loop->later);
     TAILQ_INIT(&loop->burial);
     struct event_config *config = event_config_new();
     if (config) {
@@ -26,7 +30,8 @@ bool loop_init(struct loop *loop)
         event_config_free(config);
     }
     loop->read_buffer = malloc(LOOP_READ_BYTES + LOOP_CARRY_BYTES);
-    if (loop->base && loop->read_buffer)
+    loop->turn = loop->base ? event_new(loop->base, -1, 0, run_later, loop) : NULL;
+    if (loop->turn && loop->read_buffer)
         return true;
     loop_free(loop);
     return false;
@@ -42,6 +47,18 @@ static void run_jobs(struct loop_jobs *jobs)
     }
 }
 
+/* Those that are there now: what they put off in turn is for the turn after. */
+static void run_later(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct loop *loop = arg;
+    struct loop_jobs now;
+    TAILQ_INIT(&now);
+    TAILQ_CONCAT(&now, &loop->later, entry);
+    run_jobs(&now);
+}
+
 static void end_turn(struct loop *loop)
 {
     run_jobs(&loop->soon);
@@ -55,6 +72,8 @@ void loop_free(struct loop *loop)
         end_turn(loop);
     if (loop->dns)
         evdns_base_free(loop->dns, 0);
+    if (loop->turn)
+        event_free(loop->turn);
     if (loop->base)
         event_base_free(loop->base);
     chunk_pool_drain(&loop->pool);
@@ -109,16 +128,44 @@ void loop_cancel_soon(struct loop *loop, struct loop_job *job)
     job->queued = false;
 }
 
+void loop_next_turn(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
+{
+    queue_job(&loop->later, job, run);
+    event_add(loop->turn, &(struct timeval){0}); /* event_active would be of this turn still */
+}
+
+void loop_cancel_next_turn(struct loop *loop, struct loop_job *job)
+{
+    if (job->queued)
+        TAILQ_REMOVE(&loop->later, job, entry);
+    job->queued = false;
+}
+
 void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
 {
     assert(!job->queued);
     queue_job(&loop->burial, job, run);
 }
 
+static int64_t changed_at(const char *file)
+{
+    struct stat st;
+    if (stat(file, &st) != 0)
+        return 0;
+    return (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+}
+
 struct evdns_base *loop_dns(struct loop *loop)
 {
-    if (!loop->dns)
-        loop->dns = evdns_base_new(loop->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
-                                                   EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+    int64_t hosts = changed_at("/etc/hosts"), servers = changed_at("/etc/resolv.conf");
+    int64_t newest = hosts > servers ? hosts : servers;
+    if (loop->dns && loop->dns_made_of == newest)
+        return loop->dns;
+    struct evdns_base *old = loop->dns;
+    loop->dns_made_of = newest;
+    loop->dns = evdns_base_new(loop->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
+                                               EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+    if (old)
+        evdns_base_free(old, 1);
     return loop->dns;
 }

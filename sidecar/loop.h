@@ -29,10 +29,14 @@ TAILQ_HEAD(loop_jobs, loop_job);
 
 struct loop {
     struct event_base *base;
-    struct evdns_base *dns; /* made by loop_dns */
+    struct evdns_base *dns; /* made by loop_dns, .. */
+    int64_t dns_made_of;    /* .. of these files: when the newest was changed, ns */
+    struct budget budget;   /* of all buffers; its limit is the owner's to set */
     struct chunk_pool pool;
-    char *read_buffer;       /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
-    struct loop_jobs soon;   /* flushes and resumed input: run until there are none left */
+    char *read_buffer;      /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
+    struct loop_jobs soon;  /* flushes and resumed input: run until there are none left */
+    struct loop_jobs later; /* run in the next turn, by this event */
+    struct event *turn;
     struct loop_jobs burial; /* frees: run last */
     uint64_t now;
     bool now_known;
@@ -56,10 +60,15 @@ void loop_stop(struct loop *loop);
 /* At the end of this turn; a job that is queued already stays where it is. */
 void loop_soon(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
 void loop_cancel_soon(struct loop *loop, struct loop_job *job);
+/* In the next turn, which comes at once, but after others have had theirs: for long work in pieces.
+ * A job is in one of these queues at a time. */
+void loop_next_turn(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
+void loop_cancel_next_turn(struct loop *loop, struct loop_job *job);
 /* After all of those; for freeing the object that embeds `job`. */
 void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
 
-/* The asynchronous resolver (/etc/hosts and /etc/resolv.conf); NULL: out of memory. */
+/* The asynchronous resolver, made anew when /etc/hosts or /etc/resolv.conf has changed (what it was
+ * asked before that then fails). NULL: out of memory. */
 struct evdns_base *loop_dns(struct loop *loop);
 
 /* Monotonic milliseconds, read now: for start-up and for measuring. */

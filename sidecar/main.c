@@ -1,5 +1,6 @@
 /* main.c - builds each part, hands out pointers, one periodic tick, reload, drain. */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,20 +9,33 @@
 #include <sys/resource.h>
 
 #include "announce.h"
+#include "cgroup.h"
 #include "client.h"
 #include "dev.h"
 #include "lend.h"
 #include "link.h"
+#include "listener.h"
 #include "local.h"
+#include "pressure.h"
 #include "request.h"
 
-enum { TICK_MS = 50, SIGNALS = 4, DESCRIPTORS_OF_OUR_OWN = 64 };
+enum {
+    TICK_MS = 50,
+    SIGNALS = 4,
+    DESCRIPTORS_OF_OUR_OWN = 64,
+    DIVERT_FOR = 200,       /* ms that connections on their way to us are still accepted */
+    BUFFERS_MIN = 16 << 20, /* bytes */
+    BUFFERS_MAX = 1 << 30,  /* unless the configuration says so */
+    OF_OUR_OWN = 8 << 20,   /* what the process takes besides buffers and the L1 */
+    TRIM_FROM = 8 << 20,    /* bytes given back before the allocator is asked for them */
+    TRIM_EVERY = 1000,      /* ms */
+};
 
 struct app {
     int argc;
     char **argv, **envp;
     struct config config;
-    struct upstream_address address;
+    struct upstream_address address, next_address; /* the latter while reloading */
     struct namespace ns;
     struct metrics metrics;
     struct loop loop;
@@ -34,6 +48,8 @@ struct app {
     char client_name[192];
     bool greeted;
     uint64_t drain_deadline; /* 0: not draining */
+    uint64_t listen_until;   /* while draining: 0: not any more */
+    uint64_t next_trim;
 };
 
 __attribute__((format(printf, 1, 2))) static bool complain(const char *format, ...)
@@ -86,10 +102,34 @@ static void announce_listeners(const struct app *a)
 /* --- time ---------------------------------------------------------------------------------------
  */
 
-static void check_drained(struct app *a, uint64_t now)
+static void stop_listening(struct app *a)
 {
-    if (a->drain_deadline && (a->proxy.n_callers == 0 || now >= a->drain_deadline))
+    for (size_t i = 0; i < a->n_listeners; i++)
+        listener_free(a->listeners[i]);
+    a->n_listeners = 0;
+    a->listen_until = 0;
+}
+
+static void drain(struct app *a, uint64_t now)
+{
+    if (a->listen_until && now >= a->listen_until)
+        stop_listening(a);
+    clients_drain(&a->proxy, now);
+    if ((a->proxy.n_callers == 0 && a->n_listeners == 0) || now >= a->drain_deadline)
         loop_stop(&a->loop);
+}
+
+/* After a burst: what the allocator keeps for the next one is the machine's again. */
+static void trim(struct app *a, uint64_t now)
+{
+    struct budget *b = &a->loop.budget;
+    if (now < a->next_trim)
+        return;
+    a->next_trim = now + TRIM_EVERY;
+    if (b->peak_since_trim < b->used + TRIM_FROM)
+        return;
+    b->peak_since_trim = b->used;
+    (void)malloc_trim(0);
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
@@ -101,9 +141,14 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     upstream_tick(a->proxy.upstream, now);
     link_tick(a->proxy.link, now);
     lend_tick(&a->proxy, now);
+    pressure_tick(&a->proxy, now);
+    for (size_t i = 0; i < a->n_listeners; i++)
+        listener_tick(a->listeners[i], now);
+    trim(a, now);
     if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
         greet(a);
-    check_drained(a, now);
+    if (a->drain_deadline)
+        drain(a, now);
 }
 
 /* --- TLS ----------------------------------------------------------------------------------------
@@ -178,11 +223,10 @@ static bool build_tls(struct app *a)
 }
 
 /* All files are read before the old ones are given up: with a wrong one nothing changes. */
-static bool reload_tls(void *ctx, const struct config *fresh)
+static bool reload_tls(struct app *a, const struct config *fresh)
 {
-    struct app *a = ctx;
     struct tls_context *upstream = NULL, *client = NULL;
-    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->address, &upstream)) &&
+    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->next_address, &upstream)) &&
               (!a->client_tls || load_client_tls(fresh, &client));
     if (ok && upstream)
         tls_context_swap(a->upstream_tls, upstream);
@@ -193,15 +237,64 @@ static bool reload_tls(void *ctx, const struct config *fresh)
     return ok;
 }
 
-/* --- signals ------------------------------------------------------------------------------------
+/* --- reloading ----------------------------------------------------------------------------------
  */
 
-static void stop_listening(struct app *a)
+static bool set_url(struct config *c, const char *url)
 {
-    for (size_t i = 0; i < a->n_listeners; i++)
-        listener_free(a->listeners[i]);
-    a->n_listeners = 0;
+    char *copy = strdup(url);
+    if (!copy)
+        return complain("out of memory");
+    free(c->upstream_url);
+    c->upstream_url = copy;
+    return true;
 }
+
+/* Where the upstream will be. False: not while running; why was said. */
+static bool find_new_address(struct app *a, const struct config *fresh)
+{
+    struct upstream_address next;
+    if (!config_upstream(fresh, &next))
+        return complain(
+            "upstream: out of memory, or upstream.password_file can't be read any more");
+    bool ok = next.tls == a->address.tls && next.db == a->address.db;
+    if (!ok)
+        upstream_address_free(&next);
+    else
+        a->next_address = next;
+    return ok ||
+           complain("upstream.url: another database, or TLS turned on or off, needs a restart");
+}
+
+static bool accept_config(void *ctx, struct config *fresh)
+{
+    struct app *a = ctx;
+    if (a->dev && !set_url(fresh, dev_url(a->dev)))
+        return false;
+    if (!find_new_address(a, fresh))
+        return false;
+    if (reload_tls(a, fresh))
+        return true;
+    upstream_address_free(&a->next_address);
+    return false;
+}
+
+/* New credentials are for new connections. Another place has other data. */
+static void take_new_address(struct app *a)
+{
+    bool moved = !upstream_address_same_place(&a->address, &a->next_address);
+    upstream_address_free(&a->address);
+    a->address = a->next_address;
+    a->next_address = (struct upstream_address){0};
+    if (!moved)
+        return;
+    coherence_new_epoch(a->proxy.coherence);
+    upstream_renew(a->proxy.upstream);
+    link_restart(a->proxy.link, "the upstream's address has changed");
+}
+
+/* --- signals ------------------------------------------------------------------------------------
+ */
 
 static void on_stop(evutil_socket_t signal, short what, void *arg)
 {
@@ -215,22 +308,90 @@ static void on_stop(evutil_socket_t signal, short what, void *arg)
     }
     log_write(a->proxy.log, LOG_INFO, "draining", NULL);
     a->drain_deadline = now + a->config.drain_timeout + 1;
-    stop_listening(a);
-    clients_drain(&a->proxy);
-    check_drained(a, now);
+    a->listen_until = a->config.reuse_port ? now + DIVERT_FOR : now;
+    for (size_t i = 0; a->config.reuse_port && i < a->n_listeners; i++)
+        listener_divert(a->listeners[i], 1);
+    drain(a, now);
+}
+
+/* As Redis does: as many descriptors as maxclients needs, or fewer clients. */
+static void fit_descriptors(struct app *a)
+{
+    struct rlimit limit;
+    uint64_t own = a->config.upstream_sessions + DESCRIPTORS_OF_OUR_OWN;
+    uint64_t wanted = a->config.max_clients + own;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < wanted) {
+        char number[24];
+        a->config.max_clients =
+            limit.rlim_cur > 2 * own ? limit.rlim_cur - own : limit.rlim_cur / 2;
+        log_write(a->proxy.log, LOG_WARN, "maxclients_reduced", "to",
+                  log_number(number, a->config.max_clients), "hint",
+                  "raise the limit on open files", NULL);
+    }
+}
+
+/* What buffers may take. */
+static size_t buffer_limit(const struct config *c)
+{
+    uint64_t limit = cgroup_memory_limit("/proc/self/cgroup", "/sys/fs/cgroup");
+    uint64_t others = c->l1_max_memory + OF_OUR_OWN;
+    if (c->max_buffers)
+        return (size_t)c->max_buffers;
+    if (!limit)
+        limit = cgroup_physical_memory() / 4;
+    else
+        limit = limit > others ? (limit - others) / 4 * 3 : 0;
+    limit = limit < BUFFERS_MAX ? limit : BUFFERS_MAX;
+    return (size_t)(limit > BUFFERS_MIN ? limit : BUFFERS_MIN);
+}
+
+static struct upstream_options upstream_options(const struct app *a)
+{
+    const struct config *c = &a->config;
+    return (struct upstream_options){.address = &a->address,
+                                     .tls = a->upstream_tls,
+                                     .client_name = a->client_name,
+                                     .connections = (unsigned)c->upstream_connections,
+                                     .private_max = (unsigned)c->upstream_sessions,
+                                     .connect_timeout = c->upstream_connect_timeout,
+                                     .handshake_timeout = c->upstream_handshake_timeout,
+                                     .timeout = c->upstream_timeout,
+                                     .scan_timeout = c->upstream_scan_timeout,
+                                     .queue_timeout = c->upstream_queue_timeout,
+                                     .breaker = {.timeouts = (unsigned)c->breaker_timeouts,
+                                                 .error_rate = (unsigned)c->breaker_error_rate,
+                                                 .min_requests = (unsigned)c->breaker_min_requests,
+                                                 .window = c->breaker_window,
+                                                 .open_min = c->breaker_open_min,
+                                                 .open_max = c->breaker_open_max}};
+}
+
+static struct coherence_options coherence_options(struct app *a)
+{
+    const struct config *c = &a->config;
+    return (struct coherence_options){.max_stale = c->l1_max_stale,
+                                      .stale_keys = &c->l1_stale_if_error,
+                                      .budget = &a->loop.budget,
+                                      .ttl = c->l1_ttl,
+                                      .negative_ttl = c->l1_negative_ttl,
+                                      .lease = c->lease,
+                                      .max_value = (size_t)c->l1_max_value};
 }
 
 static void apply_settings(struct app *a)
 {
     const struct config *c = &a->config;
+    struct upstream_options up = upstream_options(a);
+    struct coherence_options coherence = coherence_options(a);
     log_set_level(a->proxy.log, c->log_level);
-    upstream_set_timeouts(a->proxy.upstream, c->upstream_connect_timeout, c->upstream_timeout,
-                          c->upstream_scan_timeout);
-    coherence_set_options(a->proxy.coherence,
-                          &(struct coherence_options){.ttl = c->l1_ttl,
-                                                      .negative_ttl = c->l1_negative_ttl,
-                                                      .lease = c->lease,
-                                                      .max_value = (size_t)c->l1_max_value});
+    upstream_set_options(a->proxy.upstream, &up);
+    coherence_set_options(a->proxy.coherence, &coherence);
+    a->loop.budget.limit = buffer_limit(c);
+    fit_descriptors(a);
 }
 
 static void log_changed(void *ctx, const char *path)
@@ -251,10 +412,11 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     (void)what;
     struct app *a = arg;
     const struct config_reload_hooks hooks = {
-        .accept = reload_tls, .changed = log_changed, .refused = log_refused, .ctx = a};
-    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks))
+        .accept = accept_config, .changed = log_changed, .refused = log_refused, .ctx = a};
+    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks)) {
+        take_new_address(a);
         apply_settings(a);
-    else
+    } else
         log_write(a->proxy.log, LOG_ERROR, "reload_refused", "hint",
                   "the errors stand above; nothing was changed", NULL);
 }
@@ -281,29 +443,12 @@ static bool start_ticking(struct app *a)
     if (!a->tick || event_add(a->tick, &period) != 0)
         return complain("out of memory");
     event_active(a->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    upstream_open(a->proxy.upstream);
     return true;
 }
 
 /* --- building -----------------------------------------------------------------------------------
  */
-
-/* As Redis does: as many descriptors as maxclients needs, or fewer clients. */
-static void fit_descriptors(struct app *a)
-{
-    struct rlimit limit;
-    uint64_t wanted = a->config.max_clients + DESCRIPTORS_OF_OUR_OWN;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < wanted && limit.rlim_cur > DESCRIPTORS_OF_OUR_OWN) {
-        char number[24];
-        a->config.max_clients = limit.rlim_cur - DESCRIPTORS_OF_OUR_OWN;
-        log_write(a->proxy.log, LOG_WARN, "maxclients_reduced", "to",
-                  log_number(number, a->config.max_clients), "hint",
-                  "raise the limit on open files", NULL);
-    }
-}
 
 static bool start_dev(struct app *a)
 {
@@ -313,12 +458,7 @@ static bool start_dev(struct app *a)
     a->dev = dev_start(a->config.dev_redis_server, error);
     if (!a->dev)
         return complain("%s", error);
-    char *url = strdup(dev_url(a->dev));
-    if (!url)
-        return complain("out of memory");
-    free(a->config.upstream_url);
-    a->config.upstream_url = url;
-    return true;
+    return set_url(&a->config, dev_url(a->dev));
 }
 
 static bool build_leaves(struct app *a)
@@ -336,12 +476,8 @@ static bool build_leaves(struct app *a)
     p->l1 = l1_new(&l1);
     if (!p->l1)
         return complain("l1.max_memory=%zu: %s", l1.max_memory, strerror(errno));
-    p->coherence =
-        coherence_new(p->l1, &a->metrics,
-                      &(struct coherence_options){.ttl = a->config.l1_ttl,
-                                                  .negative_ttl = a->config.l1_negative_ttl,
-                                                  .lease = a->config.lease,
-                                                  .max_value = l1.max_value});
+    struct coherence_options coherence = coherence_options(a);
+    p->coherence = coherence_new(p->l1, &a->metrics, &coherence);
     return p->coherence || complain("out of memory");
 }
 
@@ -354,14 +490,7 @@ static bool build_upstream(struct app *a)
         return complain("out of memory");
     if (!build_tls(a))
         return false;
-    struct upstream_options up = {.address = &a->address,
-                                  .tls = a->upstream_tls,
-                                  .client_name = a->client_name,
-                                  .connections = (unsigned)c->upstream_connections,
-                                  .private_max = (unsigned)c->upstream_sessions,
-                                  .connect_timeout = c->upstream_connect_timeout,
-                                  .timeout = c->upstream_timeout,
-                                  .scan_timeout = c->upstream_scan_timeout};
+    struct upstream_options up = upstream_options(a);
     struct link_options link = {.address = &a->address,
                                 .tls = a->upstream_tls,
                                 .service = c->service,
@@ -382,15 +511,19 @@ static bool build_upstream(struct app *a)
 
 static bool start_listening(struct app *a)
 {
+    const struct listener_options options = {.unix_mode = a->config.unix_mode,
+                                             .backlog = (int)a->config.tcp_backlog,
+                                             .reuse_port = a->config.reuse_port};
     a->listeners = calloc(a->config.listen.n, sizeof *a->listeners);
     if (!a->listeners)
         return complain("out of memory");
     for (size_t i = 0; i < a->config.listen.n; i++) {
         struct listen_address address;
-        char error[CLIENT_ERROR_MAX];
+        char error[LISTENER_ERROR_MAX];
         if (!config_listen(a->config.listen.v[i], &address))
             return complain("out of memory");
-        struct listener *l = listener_new(&a->proxy, &address, error);
+        struct listener *l = listener_new(&a->loop, &address, &options, a->proxy.log, client_accept,
+                                          &a->proxy, error);
         listen_address_free(&address);
         if (!l)
             return complain("can't listen on %s", error);
@@ -412,6 +545,9 @@ static bool build(struct app *a)
                         .started = monotonic_ms()};
     TAILQ_INIT(&p->callers);
     TAILQ_INIT(&p->waiting);
+    TAILQ_INIT(&p->pressed);
+    LIST_INIT(&p->outgoing);
+    a->loop.budget.limit = buffer_limit(&a->config);
     p->log = log_new(stderr, a->config.log_level);
     if (!p->log)
         return complain("out of memory");
@@ -427,6 +563,7 @@ static void tear_down(struct app *a)
     free(a->listeners);
     if (p->upstream)
         clients_close(p);
+    outgoing_cancel_all(p);
     upstream_free(p->upstream);
     link_free(p->link);
     announce_free(p->announce);

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/time.h>
 
-#include "forward.h"
+#include "pressure.h"
 
 void monitor_start(struct proxy *p, struct caller *c)
 {
@@ -112,8 +112,8 @@ static void show(struct proxy *p, struct caller *monitor, const struct text *lin
     struct chain *out = caller_push(monitor);
     chain_append(out, line->p, line->len);
     caller_pushed(monitor);
-    if (!itself && caller_unread(monitor) > p->config->client_max_output)
-        forward_kick(p, monitor, "what it is shown by MONITOR exceeds client.max_output");
+    if (!itself)
+        (void)pressure_check(p, monitor, 0);
 }
 
 void monitor_feed(struct proxy *p, struct caller *c, const struct command *command,

@@ -60,7 +60,7 @@ static void run_exec(struct proxy *p, struct caller *c, const struct request_pla
         return;
     }
     lend_be_patient(r); /* there may be scripts in it */
-    forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
+    forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
 /* What the server is sent in place of a command that is to be run here. */
@@ -154,7 +154,7 @@ static void append_queued(struct proxy *p, struct chain *out, const struct reque
     else if (is_scoped(p, plan->command))
         scoped_append(p, out, plan->command->id, plan->argv, plan->argc);
     else
-        (void)forward_append(p, out, plan, &p->keys);
+        (void)outgoing_append(p, out, plan, &p->keys);
 }
 
 static void queue(struct proxy *p, struct caller *c, const struct request_plan *plan)

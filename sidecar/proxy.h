@@ -11,6 +11,7 @@
 
 struct announce;
 struct link;
+struct outgoing;
 
 /* Everything is borrowed from main. */
 struct proxy {
@@ -37,6 +38,11 @@ struct proxy {
     size_t n_monitors;            /* clients that MONITOR */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
 
+    TAILQ_HEAD(, caller) pressed; /* not read from: these four are pressure.c's */
+    uint64_t evicted_at, stuck_since, next_idle_check;
+
+    LIST_HEAD(, outgoing) outgoing; /* commands that are being written bit by bit; outgoing.c's */
+
     struct command_keys keys; /* scratch of one request's key list */
 };
 
@@ -46,17 +52,35 @@ static inline uint32_t proxy_slot(const struct caller *c)
     return (uint32_t)(c->id % (UPSTREAM_SCAN_LANE - 1));
 }
 
+/* A shared connection. For as long as the caller is owed something it stays on the one that it used
+ * last, so that its order is kept. */
+static inline struct upstream_conn *proxy_shared_lane(struct proxy *p, struct caller *c,
+                                                      uint32_t db, unsigned resp)
+{
+    struct upstream_conn *uc =
+        upstream_get(p->upstream, db, resp, proxy_slot(c), c->head ? c->shared : 0);
+    if (uc)
+        c->shared = upstream_serial(uc);
+    return uc;
+}
+
 /* The connection that carries all of a client's requests in this database, in order: a shared one,
  * or its own while it has a session. NULL: out of memory. */
-static inline struct upstream_conn *proxy_lane(struct proxy *p, const struct caller *c, uint32_t db)
+static inline struct upstream_conn *proxy_lane(struct proxy *p, struct caller *c, uint32_t db)
 {
-    return c->lane ? c->lane : upstream_get(p->upstream, db, c->resp, proxy_slot(c));
+    return c->lane ? c->lane : proxy_shared_lane(p, c, db, c->resp);
 }
 
 /* A shared connection for a query of our own, whose reply is read as RESP2. */
-static inline struct upstream_conn *proxy_query_lane(struct proxy *p, const struct caller *c)
+static inline struct upstream_conn *proxy_query_lane(struct proxy *p, struct caller *c)
 {
-    return upstream_get(p->upstream, c->db, 2, proxy_slot(c));
+    return proxy_shared_lane(p, c, c->db, 2);
+}
+
+/* The one for walks over the whole key space. */
+static inline struct upstream_conn *proxy_scan_lane(struct proxy *p, uint32_t db, unsigned resp)
+{
+    return upstream_get(p->upstream, db, resp, UPSTREAM_SCAN_LANE, 0);
 }
 
 /* True if nothing can be sent there now (uc may be NULL): the caller has been told why. */

@@ -10,6 +10,8 @@ static void finish(struct query *q, const char *error)
 {
     char *buf = q->buf;
     size_t len = q->len;
+    if (buf)
+        budget_give(q->budget, q->cap);
     if (q->failed)
         error = UPSTREAM_NO_MEMORY;
     q->buf = NULL;
@@ -29,6 +31,7 @@ void query_send(struct query *q, struct upstream_conn *uc, const struct resp_sli
         finish(q, refusal);
         return;
     }
+    q->budget = upstream_budget(uc);
     wire_command(upstream_out(uc), argv, argc);
     upstream_sent(uc);
 }
@@ -44,6 +47,7 @@ void query_bytes(struct query *q, const char *p, size_t n)
             q->failed = true;
             return;
         }
+        budget_take(q->budget, cap - q->cap);
         q->buf = buf;
         q->cap = cap;
     }

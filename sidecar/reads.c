@@ -161,8 +161,8 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
         return;
     }
     struct chain *out = upstream_out(uc);
-    r->cost =
-        forward_append(p, out, plan, &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
+    r->cost = outgoing_append(p, out, plan,
+                              &(struct command_keys){&(struct command_key){.arg = 1}, 1, 1});
     c->owed_bytes += r->cost;
     if (upstream_expect(uc, f, REPLY_FILL_TTL))
         append_pttl(out, p->ns, plan->argv[1]);
@@ -213,12 +213,33 @@ static bool join(struct proxy *p, struct caller *c, const struct l1_view *view,
     return true;
 }
 
+/* Nobody can be asked: what was right a while ago will do for some keys. */
+static bool lookup_stale(struct proxy *p, const struct caller *c, const struct l1_view *view,
+                         struct l1_hit *hit)
+{
+    if (is_asked(c, view->hash) ||
+        !coherence_lookup_stale(p->coherence, view, loop_now(p->loop), hit))
+        return false;
+    p->metrics->stale_hits++;
+    return true;
+}
+
+static bool is_down(struct upstream_conn *uc)
+{
+    return !uc || upstream_refusal(uc);
+}
+
 static void ask(struct proxy *p, struct caller *c, const struct request_plan *plan,
                 const struct l1_view *view)
 {
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
     if (join(p, c, view, uc)) {
         note_asked(c, view->hash);
+        return;
+    }
+    struct l1_hit hit;
+    if (is_down(uc) && lookup_stale(p, c, view, &hit)) {
+        answer_hit(c, &hit);
         return;
     }
     if (proxy_refused(p, c, uc))
@@ -252,6 +273,11 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
 /* --- MGET: hits from the L1, one MGET for the rest, put together in order -----------------------
  */
 
+enum {
+    MGET_MAX = 4096,                  /* arguments: one with more passes by the L1 */
+    MGET_HITS_MAX = 16 * 1024 * 1024, /* bytes; what comes from the upstream can be held back */
+};
+
 struct slot {
     bool missing;
     uint64_t hash;     /* of its key */
@@ -274,6 +300,7 @@ static void mget_free(struct mget *m)
 {
     if (!m)
         return;
+    budget_give(m->hits.pool->budget, m->n * sizeof *m->slots);
     chain_clear(&m->hits);
     free(m->slots);
     free(m);
@@ -287,10 +314,12 @@ static struct mget *mget_new(struct proxy *p, size_t n)
     m->n = n;
     m->slots = calloc(n, sizeof *m->slots);
     chain_init(&m->hits, &p->loop->pool);
-    if (m->slots)
-        return m;
-    free(m);
-    return NULL;
+    if (!m->slots) {
+        free(m);
+        return NULL;
+    }
+    budget_take(m->hits.pool->budget, n * sizeof *m->slots);
+    return m;
 }
 
 static void append_element(const struct caller *c, struct chain *out, const struct l1_hit *hit)
@@ -303,11 +332,20 @@ static void append_element(const struct caller *c, struct chain *out, const stru
         chain_append(out, "$-1\r\n", 5);
 }
 
+/* The reply to one key, if it may be served. */
+static bool mget_find(struct proxy *p, const struct caller *c, const struct l1_view *view,
+                      bool stale, struct l1_hit *hit)
+{
+    if (!is_asked(c, view->hash) && coherence_lookup(p->coherence, view, loop_now(p->loop), hit))
+        return true;
+    return stale && lookup_stale(p, c, view, hit);
+}
+
+/* `stale`: what was right a while ago will do. */
 static void mget_look_up(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                         struct mget *m)
+                         struct mget *m, bool stale)
 {
     enum { AHEAD = 32 };
-    uint64_t now = loop_now(p->loop);
     for (size_t first = 0; first < m->n; first += AHEAD) {
         size_t end = m->n - first < AHEAD ? m->n : first + AHEAD;
         for (size_t i = first; i < end; i++) {
@@ -322,7 +360,7 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
             struct l1_hit hit;
             size_t before = m->hits.len;
-            if (!is_asked(c, s->hash) && coherence_lookup(p->coherence, &view, now, &hit)) {
+            if (before <= MGET_HITS_MAX && mget_find(p, c, &view, stale, &hit)) {
                 append_element(c, &m->hits, &hit);
                 s->len = m->hits.len - before;
                 continue;
@@ -331,8 +369,6 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             m->n_missing++;
         }
     }
-    p->metrics->hits += m->n - m->n_missing;
-    p->metrics->misses += m->n_missing;
 }
 
 /* Hits up to the next missing slot go out. */
@@ -403,20 +439,41 @@ static void mget_answer(struct caller *c, struct mget *m)
     mget_free(m);
 }
 
+/* Nobody can be asked: all of it from what was right a while ago? False: the client has been told.
+ */
+static bool mget_make_do(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                         struct mget **m)
+{
+    mget_free(*m);
+    *m = p->config->l1_stale_if_error.n ? mget_new(p, plan->argc - 1) : NULL;
+    if (*m)
+        mget_look_up(p, c, plan, *m, true);
+    if (*m && (*m)->n_missing == 0)
+        return true;
+    mget_free(*m);
+    (void)proxy_refused(p, c, proxy_lane(p, c, c->db));
+    return false;
+}
+
 void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    struct mget *m = p->config->l1_max_memory ? mget_new(p, plan->argc - 1) : NULL;
+    bool kept = p->config->l1_max_memory && plan->argc <= MGET_MAX;
+    struct mget *m = kept ? mget_new(p, plan->argc - 1) : NULL;
     if (!m) {
         p->metrics->misses += plan->argc - 1;
         (void)forward_run(p, c, plan);
         return;
     }
-    mget_look_up(p, c, plan, m);
+    mget_look_up(p, c, plan, m, false);
+    p->metrics->hits += m->n - m->n_missing;
+    p->metrics->misses += m->n_missing;
+    struct upstream_conn *uc = m->n_missing ? proxy_lane(p, c, c->db) : NULL;
+    if (m->n_missing && is_down(uc) && !mget_make_do(p, c, plan, &m))
+        return;
     if (m->n_missing == 0) {
         mget_answer(c, m);
         return;
     }
-    struct upstream_conn *uc = proxy_lane(p, c, c->db);
     struct request *r = proxy_refused(p, c, uc) ? NULL : forward_expect(c, uc);
     if (!r || (may_fill(p, uc) && !opt_in(p, uc)) || !upstream_expect(uc, r, REPLY_MERGE)) {
         mget_free(m);
@@ -508,16 +565,33 @@ void reads_fill_bytes(struct proxy *p, struct fill *f, const char *bytes, size_t
     }
 }
 
-void reads_fill_end(struct proxy *p, struct fill *f, char type, const char *error)
+static struct request *take_waiters(struct fill *f)
 {
     struct request *waiters = *coherence_fill_waiters(f);
     *coherence_fill_waiters(f) = NULL;
-    coherence_fill_value_end(p->coherence, f, !error && type != '-', loop_now(p->loop));
+    return waiters;
+}
+
+static void end_waiters(struct proxy *p, struct request *waiters, char type, const char *error)
+{
     while (waiters) {
         struct request *r = waiters;
         waiters = r->next_waiter;
         forward_finish(p, r, type, error);
     }
+}
+
+void reads_fill_end(struct proxy *p, struct fill *f, char type, const char *error)
+{
+    struct request *waiters = take_waiters(f);
+    coherence_fill_value_end(p->coherence, f, !error && type != '-', loop_now(p->loop));
+    end_waiters(p, waiters, type, error);
+}
+
+void reads_fill_late(struct proxy *p, struct fill *f, const char *error)
+{
+    coherence_fill_value(p->coherence, f, "", 0); /* nobody joins it any more */
+    end_waiters(p, take_waiters(f), '-', error);
 }
 
 void reads_merge_end(struct proxy *p, struct request *r, char type, const char *error)

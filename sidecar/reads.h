@@ -21,6 +21,8 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
 /* REPLY_FILL_VALUE: to all that wait for the fill, and kept. `error`: it never came whole. */
 void reads_fill_bytes(struct proxy *p, struct fill *f, const char *bytes, size_t n);
 void reads_fill_end(struct proxy *p, struct fill *f, char type, const char *error);
+/* It is late: those who wait are told; it may still be kept when it comes. */
+void reads_fill_late(struct proxy *p, struct fill *f, const char *error);
 
 /* REPLY_MERGE: the missing part of an MGET. */
 void reads_merge_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n);

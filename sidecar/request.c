@@ -144,6 +144,40 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
     on_end(ctx, owner, tag, '-', error);
 }
 
+/* Who waits is told; the reply, should it come, is dropped, and what hangs on its end is kept. */
+static void on_late(void *ctx, struct upstream_owner *to, const char *error)
+{
+    struct proxy *p = ctx;
+    switch ((enum reply_tag)to->tag) {
+    case REPLY_PING:
+        request_abandon(to->owner, "");
+        break;
+    case REPLY_FORWARD:
+    case REPLY_MERGE:
+    case REPLY_SUBSCRIBE:
+    case REPLY_EXEC:
+        request_abandon(to->owner, error);
+        break;
+    case REPLY_FILL_VALUE:
+        reads_fill_late(p, to->owner, error);
+        break;
+    case REPLY_QUERY:
+        query_lost(to->owner, error);
+        *to = (struct upstream_owner){.tag = REPLY_IGNORED};
+        break;
+    case REPLY_FILL_TTL:
+    case REPLY_CACHING:
+    case REPLY_IGNORED:
+        break;
+    }
+}
+
+static void on_demoted(void *ctx)
+{
+    const struct proxy *p = ctx;
+    link_restart(p->link, "the server has become a replica");
+}
+
 static void on_untracked(void *ctx, const char *refused)
 {
     struct proxy *p = ctx;
@@ -154,6 +188,8 @@ static void on_untracked(void *ctx, const char *refused)
 const struct upstream_callbacks request_upstream_callbacks = {.bytes = on_bytes,
                                                               .done = on_done,
                                                               .lost = on_lost,
+                                                              .late = on_late,
+                                                              .demoted = on_demoted,
                                                               .untracked = on_untracked,
                                                               .is_push = subscription_is_push,
                                                               .push = subscription_push,
@@ -215,7 +251,7 @@ static void run_ping(struct proxy *p, struct caller *c, const struct request_pla
         return;
     }
     append_pong(&r->after, plan);
-    forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
+    forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
 static bool is_pubsub_list(const struct command *command)
@@ -258,8 +294,7 @@ static enum request_outcome run_scoped(struct proxy *p, struct caller *c,
     if (must_wait(c))
         return REQUEST_LATER;
     if (id == COMMAND_ID_KEYS && p->ns->prefix.len == 0)
-        (void)forward_alone(p, c, plan,
-                            upstream_get(p->upstream, c->db, c->resp, UPSTREAM_SCAN_LANE));
+        (void)forward_alone(p, c, plan, proxy_scan_lane(p, c->db, c->resp));
     else
         scoped_run(p, c, id, plan->argv, plan->argc);
     return REQUEST_TAKEN;

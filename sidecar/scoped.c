@@ -81,7 +81,7 @@ void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *arg
 
 static void run_keys(struct proxy *p, struct caller *c, struct resp_slice pattern)
 {
-    struct upstream_conn *uc = upstream_get(p->upstream, c->db, 2, UPSTREAM_SCAN_LANE);
+    struct upstream_conn *uc = proxy_scan_lane(p, c->db, 2);
     struct request *r = expect(p, c, uc, RESP_KEYS_ALL);
     if (!r)
         return;
@@ -150,8 +150,7 @@ static void walk_send(struct walk *w, const struct resp_slice *argv, size_t argc
                       void (*done)(struct query *q, const char *reply, size_t n, const char *error))
 {
     w->query.done = done;
-    query_send(&w->query, upstream_get(w->proxy->upstream, w->db, 2, UPSTREAM_SCAN_LANE), argv,
-               argc);
+    query_send(&w->query, proxy_scan_lane(w->proxy, w->db, 2), argv, argc);
 }
 
 static void scan_done(struct query *q, const char *reply, size_t n, const char *error)

@@ -376,6 +376,8 @@ static bool print_string(const char *value, FILE *out)
 static bool print_list(const struct config_list *list, FILE *out)
 {
     bool ok = true;
+    if (list->n == 0) /* null: not given */
+        return print_string(NULL, out);
     fputc('[', out);
     for (size_t i = 0; ok && i < list->n; i++) {
         fputs(i ? ", " : "", out);

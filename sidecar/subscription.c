@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pressure.h"
 #include "push.h"
 #include "query.h"
 
@@ -39,7 +40,7 @@ void subscription_run(struct proxy *p, struct caller *c, const struct request_pl
     else
         s->subscribing = r;
     s->last_subscribing = r;
-    forward_sent(r, forward_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
+    forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
 void subscription_end(struct proxy *p, struct request *r, char type, const char *error)
@@ -97,6 +98,7 @@ static bool keep_message(struct session *s, const char *bytes, size_t n)
         char *more = cap <= s->proxy->config->client_max_output ? realloc(s->message, cap) : NULL;
         if (!more)
             return false;
+        budget_take(&s->proxy->loop->budget, cap - s->message_cap);
         s->message = more;
         s->message_cap = cap;
     }
@@ -108,11 +110,8 @@ static bool keep_message(struct session *s, const char *bytes, size_t n)
 static void forget_message(struct session *s)
 {
     s->message_len = 0;
-    if (s->message_cap > 16 * 1024) { /* memory comes back after a burst */
-        free(s->message);
-        s->message = NULL;
-        s->message_cap = 0;
-    }
+    if (s->message_cap > 16 * 1024) /* memory comes back after a burst */
+        lend_forget_message(s);
 }
 
 /* A message as the client is to see it; a confirmation is counted. */
@@ -139,9 +138,7 @@ static void hand_on(struct session *s, const char *frame, size_t n)
     subscription_translate(c, frame, n, caller_push(c));
     caller_pushed(c);
     forget_message(s);
-    if (caller_unread(c) > p->config->client_max_output)
-        forward_kick(p, c, "its unread messages exceed client.max_output");
-    else if (r && --r->confirmations == 0)
+    if (pressure_check(p, c, 0) && r && --r->confirmations == 0)
         upstream_settle(s->uc);
 }
 
@@ -152,7 +149,7 @@ void subscription_push(void *ctx, void *holder, const char *bytes, size_t n, boo
     if (end && s->message_len == 0)
         hand_on(s, bytes, n);
     else if (!keep_message(s, bytes, n))
-        forward_kick(s->proxy, s->caller, "a message exceeds client.max_output");
+        pressure_kick(s->proxy, s->caller, "a message exceeds client.max_output");
     else if (end)
         hand_on(s, s->message, s->message_len);
 }

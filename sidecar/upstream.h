@@ -1,22 +1,26 @@
-/* upstream.h - pipelined connections to the shared Redis: handshake, FIFO of owed replies,
- * deadlines, reconnect.
+/* upstream.h - pipelined connections to the shared Redis: FIFO of owed replies, deadlines, circuit
+ * breaker, reconnect.
  *
  * Many clients share one connection per database and protocol version; a second one, the scan lane,
- * carries KEYS and other walks over the whole key space, so that they hold nobody up. What is
- * appended during one turn leaves with one write. Whoever sends registers an owner and a tag for
- * each reply, which come back with the reply's bytes, in order; what a tag means is the sender's
- * business.
+ * carries KEYS and other walks over the whole key space, so that they hold nobody up. While a huge
+ * reply or request is on its way, those who come later take a spare connection. What is appended
+ * during one turn leaves with one write. Whoever sends registers an owner and a tag for each reply,
+ * which come back with the reply's bytes, in order; what a tag means is the sender's business.
  *
  * Besides, private connections are lent to one holder at a time, who may change their state (MULTI,
  * SUBSCRIBE ...), wait on them for long and receive what the server sends unasked.
  *
  *     idle -> connecting -> handshake -> ready
- *                ^             |           |
- *                +-- backoff <-+-----------+      (everything owed is told `lost`)
+ *      ^           |            |          |
+ *      +-----------+------------+----------+      (everything owed is told `lost`)
+ *
+ * While the breaker (breaker.h) is not closed nothing is connected but its probe, and requests are
+ * refused.
  */
 #ifndef NEARCACHE_UPSTREAM_H
 #define NEARCACHE_UPSTREAM_H
 
+#include "breaker.h"
 #include "config.h"
 #include "conn.h"
 #include "log.h"
@@ -29,6 +33,12 @@ struct upstream_conn;
 /* The error line for a request that could not even be sent. */
 #define UPSTREAM_NO_MEMORY "-NEARCACHE out of memory\r\n"
 
+/* Who a reply is for. */
+struct upstream_owner {
+    void *owner;
+    unsigned tag;
+};
+
 struct upstream_callbacks {
     /* Part of the reply that `owner` waits for; valid during the call. */
     void (*bytes)(void *ctx, void *owner, unsigned tag, const char *p, size_t n);
@@ -36,7 +46,12 @@ struct upstream_callbacks {
     void (*done)(void *ctx, void *owner, unsigned tag, char type);
     /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
     void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
+    /* None of it has come in time: who waits for it is to be told `error`, as above. It may come
+     * yet; `to` is whose it is then, and may be changed. Not on private connections, which end. */
+    void (*late)(void *ctx, struct upstream_owner *to, const char *error);
 
+    /* The server has become a replica: its shared connections are being replaced, by name. */
+    void (*demoted)(void *ctx);
     /* A shared connection does not track any more: it is gone, or (`refused`: the server's words)
      * it never will. What was read through it may change without notice. */
     void (*untracked)(void *ctx, const char *refused);
@@ -52,34 +67,49 @@ struct upstream_callbacks {
 };
 
 struct upstream_options {
-    const struct upstream_address *address;          /* borrowed */
-    struct tls_context *tls;                         /* borrowed; NULL: plain text */
-    const char *client_name;                         /* for CLIENT SETNAME; borrowed */
-    unsigned connections;                            /* shared ones per database */
-    unsigned private_max;                            /* private ones, idle ones included */
-    uint64_t connect_timeout, timeout, scan_timeout; /* ms */
+    const struct upstream_address *address; /* borrowed */
+    struct tls_context *tls;                /* borrowed; NULL: plain text */
+    const char *client_name;                /* for CLIENT SETNAME; borrowed */
+    unsigned connections;                   /* shared ones per database */
+    unsigned private_max;                   /* private ones, idle ones included */
+    /* All in ms. For a TCP or TLS connection; for the handshake; for the first byte of a reply, and
+     * for the next; the same on the scan lane; for a request to be sent at all. */
+    uint64_t connect_timeout, handshake_timeout, timeout, scan_timeout, queue_timeout;
+    struct breaker_options breaker;
 };
 
-/* Connects nothing yet. NULL: out of memory. */
+/* Connects nothing yet: upstream_open. NULL: out of memory. */
 struct upstream *upstream_new(struct loop *loop, const struct upstream_options *options,
                               const struct upstream_callbacks *callbacks, void *ctx,
                               struct log *log, struct metrics *metrics);
+/* Opens the connection that most requests will need, before the first of them comes. */
+void upstream_open(struct upstream *u);
 /* Everything owed is told `lost` first. */
 void upstream_free(struct upstream *u);
-void upstream_set_timeouts(struct upstream *u, uint64_t connect, uint64_t reply, uint64_t scan);
+/* Takes over the times and the breaker's options, nothing else. */
+void upstream_set_options(struct upstream *u, const struct upstream_options *options);
+/* The address or the credentials have changed: connections are made anew, those in use when they
+ * are free. */
+void upstream_renew(struct upstream *u);
+/* The server has been heard on another connection: it is alive, whatever takes it so long here. */
+void upstream_note_alive(struct upstream *u);
 /* Deadlines and reconnects; to be called every few dozen milliseconds. */
 void upstream_tick(struct upstream *u, uint64_t now);
 
 /* The connection for a database and a RESP version (2 or 3); made when first asked for. Callers
- * with the same `slot` share one and keep their order. NULL: out of memory. */
+ * with the same `slot` share one. A caller who is owed something on a connection gives its serial
+ * as `keep`, and gets the same one, so that its order is kept; 0: it is owed nothing. NULL: out of
+ * memory. */
 #define UPSTREAM_SCAN_LANE UINT32_MAX
-struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot);
+struct upstream_conn *upstream_get(struct upstream *u, uint32_t db, unsigned resp, uint32_t slot,
+                                   uint32_t keep);
+uint32_t upstream_serial(const struct upstream_conn *uc);
 
 /* --- private connections ------------------------------------------------------------------------
  */
 
-/* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or out
- * of memory. */
+/* Lends one that nobody else uses until it is given back. NULL: all of private_max are lent, or
+ * very many are being opened, or out of memory. */
 struct upstream_conn *upstream_lend(struct upstream *u, uint32_t db, unsigned resp, void *holder);
 /* Given back in the state in which it was lent; what is still owed on it will come to its owners.
  */
@@ -89,7 +119,8 @@ void upstream_return(struct upstream_conn *uc);
 void upstream_discard(struct upstream_conn *uc);
 /* Ends the wait of the head's owner: messages have told it what it waited for. */
 void upstream_settle(struct upstream_conn *uc);
-/* Replies that may take any time are owed now (+1), or no more (-1). */
+/* Replies that may take any time are owed now (+1), or no more (-1): they have no deadline, for as
+ * long as the server is heard at all within scan_timeout. */
 void upstream_patience(struct upstream_conn *uc, int change);
 /* The server has agreed to these. */
 void upstream_set_db(struct upstream_conn *uc, uint32_t db);
@@ -114,7 +145,8 @@ bool upstream_tracks(const struct upstream_conn *uc);
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-/* NULL: requests are taken (perhaps while still connecting). Otherwise the error line to answer. */
+/* NULL: requests are taken (perhaps while still connecting). Otherwise the error line to answer,
+ * valid until the next call. */
 const char *upstream_refusal(struct upstream_conn *uc);
 
 /* Sends: first upstream_expect for each reply, in order, then append the command to upstream_out
@@ -124,13 +156,19 @@ __attribute__((warn_unused_result)) bool upstream_expect(struct upstream_conn *u
 struct chain *upstream_out(struct upstream_conn *uc);
 void upstream_sent(struct upstream_conn *uc);
 
+/* Others are owed something behind the reply at hand. */
+bool upstream_has_others(const struct upstream_conn *uc);
 /* Stops reading replies for a moment because the one at hand goes to a slow reader. False: it has
  * had its share of everybody's time; it has to be buffered. */
 bool upstream_hold(struct upstream_conn *uc);
 void upstream_release(struct upstream_conn *uc);
 
+/* What the buffers of its loop are counted in. */
+struct budget *upstream_budget(const struct upstream_conn *uc);
+
 /* For INFO: state of the first shared connection of the default database, and the last error. */
 const char *upstream_state(const struct upstream *u);
+const struct breaker *upstream_breaker(const struct upstream *u);
 const char *upstream_last_error(const struct upstream *u);
 uint64_t upstream_pending(const struct upstream *u); /* replies owed on all connections */
 unsigned upstream_connected(const struct upstream *u);

@@ -157,7 +157,8 @@ static void check_names(const struct namespace *ns, bool namespaced, const char 
 static void check_frame(const struct namespace *ns, bool namespaced, const char *p, size_t n,
                         char type)
 {
-    struct chunk_pool pool = {0};
+    struct budget budget = {0};
+    struct chunk_pool pool = {.budget = &budget};
     struct chain out;
     size_t size;
     chain_init(&out, &pool);

@@ -132,7 +132,7 @@ static void take_body(struct request *r, struct outcome *o)
 static struct outcome answered(const struct input *in, struct pieces *pieces)
 {
     static int lane; /* stands for a connection of the client's own */
-    struct loop loop = {0};
+    struct loop loop = {.pool.budget = &loop.budget};
     struct proxy proxy = {0};
     struct caller caller;
     struct outcome o = {0};
@@ -156,7 +156,7 @@ static struct outcome answered(const struct input *in, struct pieces *pieces)
     request_done(exec);
     caller_leave(&caller);
     request_done(blocker);
-    assert(loop.pool.bytes == 0);
+    assert(loop.budget.used == 0);
     chunk_pool_drain(&loop.pool);
     return o;
 }

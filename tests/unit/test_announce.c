@@ -216,7 +216,7 @@ static int connect_lane(struct announce_lane lane)
 {
     static const char hello_reply[] = "*2\r\n$2\r\nid\r\n:1\r\n+OK\r\n";
     char hello[256];
-    ck_assert_ptr_nonnull(upstream_get(up, lane.db, lane.resp, lane.slot));
+    ck_assert_ptr_nonnull(upstream_get(up, lane.db, lane.resp, lane.slot, 0));
     upstream_tick(up, loop_now(&loop));
     turn();
     int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
@@ -233,7 +233,7 @@ static int connect_lane(struct announce_lane lane)
 /* A command of a client, as if it were a write. */
 static void send_write(struct announce_lane lane, const char *name)
 {
-    struct upstream_conn *uc = upstream_get(up, lane.db, lane.resp, lane.slot);
+    struct upstream_conn *uc = upstream_get(up, lane.db, lane.resp, lane.slot, 0);
     ck_assert(uc && upstream_expect(uc, NULL, REPLY_IGNORED));
     wire_command(upstream_out(uc), (struct resp_slice[]){wire_text(name)}, 1);
     upstream_sent(uc);
@@ -423,7 +423,7 @@ END_TEST
 START_TEST(nobody_to_tell)
 {
     address.path = (char[]){"/nonexistent/socket"};
-    (void)upstream_get(up, 0, 2, 0);
+    (void)upstream_get(up, 0, 2, 0, 0);
     turn();
     key(LANE, "k");
     turn();

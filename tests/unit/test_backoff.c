@@ -6,21 +6,23 @@
 #include "backoff.h"
 #include "metrics.h"
 
+enum { LEAST = 50, MOST = 2000 };
+
 START_TEST(test_doubles_within_bounds)
 {
     struct backoff b = {.random = 42};
-    uint64_t span = BACKOFF_MIN_MS, different = 0, last = 0;
+    uint64_t span = LEAST, different = 0, last = 0;
     for (int i = 0; i < 100; i++) {
-        uint64_t wait = backoff_next(&b);
+        uint64_t wait = backoff_next(&b, LEAST, MOST);
         ck_assert_uint_ge(wait, span / 2);
         ck_assert_uint_le(wait, span);
         different += wait != last;
         last = wait;
-        span = 2 * span < BACKOFF_MAX_MS ? 2 * span : BACKOFF_MAX_MS;
+        span = 2 * span < MOST ? 2 * span : MOST;
     }
     ck_assert_uint_gt(different, 80);
     b.failures = 0;
-    ck_assert_uint_le(backoff_next(&b), BACKOFF_MIN_MS);
+    ck_assert_uint_le(backoff_next(&b, LEAST, MOST), LEAST);
 }
 END_TEST
 

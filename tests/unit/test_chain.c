@@ -6,19 +6,21 @@
 #include "chain.h"
 #include "wire.h"
 
+static struct budget budget;
 static struct chunk_pool pool;
 static struct chain chain;
 
 static void setup(void)
 {
-    memset(&pool, 0, sizeof pool);
+    budget = (struct budget){0};
+    pool = (struct chunk_pool){.budget = &budget};
     chain_init(&chain, &pool);
 }
 
 static void teardown(void)
 {
     chain_clear(&chain);
-    ck_assert_uint_eq(pool.bytes, 0);
+    ck_assert_uint_eq(budget.used, 0);
     chunk_pool_drain(&pool);
 }
 
@@ -65,7 +67,7 @@ START_TEST(test_in_and_out)
         got += n;
     }
     ck_assert(memcmp(in, out, sizeof in) == 0);
-    ck_assert_uint_eq(pool.bytes, 0);
+    ck_assert_uint_eq(budget.used, 0);
 }
 END_TEST
 

@@ -9,14 +9,17 @@
 enum { TTL = 1000, NEGATIVE_TTL = 100, LEASE = 300, MAX_VALUE = 1000 };
 
 static struct metrics metrics;
+static struct budget budget;
 static struct l1 *l1;
 static struct coherence *c;
 
 static void set_ttls(uint64_t ttl, uint64_t negative_ttl)
 {
-    coherence_set_options(
-        c, &(struct coherence_options){
-               .ttl = ttl, .negative_ttl = negative_ttl, .lease = LEASE, .max_value = MAX_VALUE});
+    coherence_set_options(c, &(struct coherence_options){.ttl = ttl,
+                                                         .negative_ttl = negative_ttl,
+                                                         .lease = LEASE,
+                                                         .max_value = MAX_VALUE,
+                                                         .budget = &budget});
 }
 
 static void setup(void)
@@ -24,7 +27,7 @@ static void setup(void)
     memset(&metrics, 0, sizeof metrics);
     l1 = l1_new(&(struct l1_config){.max_memory = 1 << 20, .seed = 7});
     ck_assert_ptr_nonnull(l1);
-    c = coherence_new(l1, &metrics, &(struct coherence_options){0});
+    c = coherence_new(l1, &metrics, &(struct coherence_options){.budget = &budget});
     ck_assert_ptr_nonnull(c);
     set_ttls(TTL, NEGATIVE_TTL);
     coherence_link_up(c, 0);

@@ -171,7 +171,7 @@ START_TEST(test_output_larger_than_the_socket_takes)
     }
     ck_assert_uint_eq(n_got, sizeof big);
     ck_assert_uint_eq(n_drained, 1);
-    ck_assert_uint_eq(loop.pool.bytes, 0);
+    ck_assert_uint_eq(loop.budget.used, 0);
 }
 END_TEST
 
@@ -218,7 +218,8 @@ END_TEST
 START_TEST(test_connecting_to_nobody)
 {
     static const struct conn_callbacks callbacks = {.bytes = on_bytes, .ended = on_ended};
-    struct conn *c = conn_connect(&loop, NULL, 0, "/nonexistent/socket", NULL, &callbacks, NULL);
+    struct conn *c =
+        conn_connect(&loop, &(struct conn_target){.path = "/nonexistent/socket"}, &callbacks, NULL);
     ck_assert_ptr_nonnull(c);
     ck_assert(!ended);
     turn();
@@ -288,7 +289,7 @@ START_TEST(test_owed_replies_outlive_their_client)
     request_done(first);
     request_fail(second, "-ERR x\r\n");
     ck_peer_reads("");
-    ck_assert_uint_eq(loop.pool.bytes, 0);
+    ck_assert_uint_eq(loop.budget.used, 0);
 }
 END_TEST
 

@@ -683,11 +683,18 @@ END_TEST
 
 /* ---- suspects ---- */
 
+static bool lookup_suspect(struct l1 *cache, const struct l1_view *v, uint64_t now,
+                           struct l1_hit *hit)
+{
+    struct l1_stale stale;
+    return l1_lookup_stale(cache, v, now, hit, &stale) && stale.suspect;
+}
+
 static bool suspect_is(const char *key, const char *value)
 {
     struct l1_view v = view(key);
     struct l1_hit hit;
-    return l1_lookup_suspect(l1, &v, 0, &hit) && hit.len == strlen(value) &&
+    return lookup_suspect(l1, &v, 0, &hit) && hit.len == strlen(value) &&
            memcmp(hit.reply, value, hit.len) == 0;
 }
 
@@ -723,6 +730,28 @@ START_TEST(what_comes_later_is_not_suspect)
 }
 END_TEST
 
+START_TEST(what_lasts_is_stale_before_it_is_gone)
+{
+    struct l1_view v = view("a");
+    struct l1_hit hit;
+    struct l1_stale stale;
+    struct l1_info info;
+    put("plain", "1");
+    size_t plain = l1_inspect(l1, &(struct l1_view){0}, 0, &info) ? 0 : stats().bytes;
+    ck_assert(l1_insert_lasting(l1, &v, "value", 5, 1000, 1500, 0));
+    ck_assert_uint_eq(stats().bytes - plain, (20 + 1 + 5 + 4 + 3) / 4 * 4);
+    ck_assert(l1_lookup(l1, &v, 999, &hit) && hit.len == 5);
+    ck_assert(!l1_lookup(l1, &v, 1000, &hit));
+    ck_assert(l1_lookup_stale(l1, &v, 1499, &hit, &stale));
+    ck_assert(hit.len == 5 && memcmp(hit.reply, "value", 5) == 0);
+    ck_assert(!stale.suspect && stale.fresh == 1000);
+    ck_assert_uint_eq(stats().entries, 2);
+    ck_assert(!l1_lookup_stale(l1, &v, 1500, &hit, &stale));
+    ck_assert_uint_eq(stats().entries, 1);
+    ck_assert(!l1_insert_lasting(l1, &v, "value", 5, 1500, 2000, 1500)); /* never fresh */
+}
+END_TEST
+
 START_TEST(suspects_can_be_killed_and_cleared_and_expire)
 {
     struct l1_view v = view("a");
@@ -736,9 +765,9 @@ START_TEST(suspects_can_be_killed_and_cleared_and_expire)
     put("k", "2");
     ck_assert(is("k", "2"));
     struct l1_hit hit;
-    ck_assert(l1_lookup_suspect(l1, &v, 999, &hit));
+    ck_assert(lookup_suspect(l1, &v, 999, &hit));
     ck_assert(l1_inspect(l1, &v, 999, &info) && info.suspect && info.time_left_ms == 1);
-    ck_assert(!l1_lookup_suspect(l1, &v, 1000, &hit));
+    ck_assert(!lookup_suspect(l1, &v, 1000, &hit));
     ck_assert_uint_eq(stats().expired, 1);
     ck_assert_uint_eq(stats().entries, 2);
     l1_clear(l1);
@@ -861,7 +890,7 @@ struct cell {
     bool seen;
     uint32_t version;
     size_t len;
-    uint64_t deadline;
+    uint64_t fresh, deadline;
 };
 
 struct model {
@@ -906,36 +935,57 @@ static void model_insert(struct model *m, uint32_t k, uint32_t view_no)
     bool older = c->there && l1_inspect(l1, &v, c->deadline - 1, &info);
     c->len = rnd(m, 8) ? rnd(m, 200) : rnd(m, VALUE_MAX);
     c->version++;
-    c->deadline = m->now + rnd(m, 3000);
+    c->fresh = m->now + rnd(m, 3000);
+    c->deadline = c->fresh + (rnd(m, 3) ? 0 : rnd(m, 1000));
     model_value(value, k, c->version, c->len);
-    c->there = l1_insert(l1, &v, value, c->len, c->deadline, m->now);
+    c->there = l1_insert_lasting(l1, &v, value, c->len, c->fresh, c->deadline, m->now);
     c->suspect = false;
     m->replaced += older;
     CHECK(stats().inserted - before.inserted == c->there);
-    CHECK(c->there || c->deadline <= m->now || stats().rejected == before.rejected + 1);
+    CHECK(c->there || c->fresh <= m->now || stats().rejected == before.rejected + 1);
 }
 
-/* Asks for it as a suspect or as a sound one; true if that is what it is. */
-static bool model_lookup(struct model *m, uint32_t k, uint32_t view_no, bool suspect)
+static void model_check_hit(const struct cell *c, uint32_t k, const struct l1_hit *hit)
 {
-    char key[64], value[VALUE_MAX];
+    char value[VALUE_MAX];
+    CHECK(hit->len == c->len);
+    model_value(value, k, c->version, c->len);
+    CHECK(memcmp(hit->reply, value, c->len) == 0);
+}
+
+/* True if it is to be served. */
+static bool model_lookup(struct model *m, uint32_t k, uint32_t view_no)
+{
+    char key[64];
     struct cell *c = &m->cell[k][view_no];
     struct l1_view v = model_view(key, k, view_no);
     struct l1_hit hit;
     struct l1_info info;
-    if (!(suspect ? l1_lookup_suspect : l1_lookup)(l1, &v, m->now, &hit)) {
-        bool hidden = c->there && c->suspect != suspect && l1_inspect(l1, &v, m->now, &info);
-        CHECK(!hidden || info.suspect == c->suspect);
+    if (!l1_lookup(l1, &v, m->now, &hit)) {
+        bool hidden = c->there && l1_inspect(l1, &v, m->now, &info);
+        CHECK(!hidden || c->suspect || m->now >= c->fresh);
         c->there = hidden;
         return false;
     }
-    CHECK(c->there);
-    CHECK(c->suspect == suspect);
-    CHECK(m->now < c->deadline);
-    CHECK(hit.len == c->len);
-    model_value(value, k, c->version, c->len);
-    CHECK(memcmp(hit.reply, value, c->len) == 0);
+    CHECK(c->there && !c->suspect && m->now < c->fresh);
+    model_check_hit(c, k, &hit);
     return true;
+}
+
+static void model_lookup_stale(struct model *m, uint32_t k, uint32_t view_no)
+{
+    char key[64];
+    struct cell *c = &m->cell[k][view_no];
+    struct l1_view v = model_view(key, k, view_no);
+    struct l1_hit hit;
+    struct l1_stale stale;
+    if (!l1_lookup_stale(l1, &v, m->now, &hit, &stale)) {
+        c->there = false;
+        return;
+    }
+    CHECK(c->there && m->now < c->deadline);
+    CHECK(stale.suspect == c->suspect && stale.fresh == c->fresh);
+    model_check_hit(c, k, &hit);
 }
 
 static void model_suspect(struct model *m)
@@ -1013,8 +1063,8 @@ static void model_step(struct model *m)
     else if (what < 120)
         model_insert(m, k, view_no);
     else if (what < 220)
-        (void)model_lookup(m, k, view_no, true);
-    else if (!model_lookup(m, k, view_no, false))
+        model_lookup_stale(m, k, view_no);
+    else if (!model_lookup(m, k, view_no))
         model_insert(m, k, view_no);
     m->now += rnd(m, 3);
 }
@@ -1076,6 +1126,7 @@ static Suite *suite(void)
     tcase_add_test(t, each_visits_the_living);
     tcase_add_test(t, suspects_are_found_as_such_only);
     tcase_add_test(t, what_comes_later_is_not_suspect);
+    tcase_add_test(t, what_lasts_is_stale_before_it_is_gone);
     tcase_add_test(t, suspects_can_be_killed_and_cleared_and_expire);
     tcase_add_test(t, suspects_of_an_empty_cache);
     tcase_add_test(t, suspects_stay_suspect_when_they_move);

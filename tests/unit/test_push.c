@@ -6,7 +6,8 @@
 #include "push.h"
 
 static struct namespace ns;
-static struct chunk_pool pool;
+static struct budget budget;
+static struct chunk_pool pool = {.budget = &budget};
 
 static void setup(void)
 {

@@ -20,7 +20,7 @@ enum {
 /* --- a client whose EXEC is not the first that it is owed, so that its reply is at hand ---------
  */
 
-static struct loop loop;
+static struct loop loop = {.pool.budget = &loop.budget};
 static struct proxy proxy;
 static struct caller caller;
 static struct request *blocker, *exec;
@@ -81,7 +81,7 @@ static void add(struct transaction *t, char what)
 
 static void begin(const char *queue)
 {
-    memset(&loop, 0, sizeof loop);
+    loop = (struct loop){.pool.budget = &loop.budget};
     caller_init(&caller, &loop);
     caller.progress = on_progress;
     caller.lane = (struct upstream_conn *)&lane;
@@ -110,7 +110,7 @@ static void end(void)
     request_done(exec);
     caller_leave(&caller);
     request_done(blocker);
-    ck_assert_uint_eq(loop.pool.bytes, 0);
+    ck_assert_uint_eq(loop.budget.used, 0);
     chunk_pool_drain(&loop.pool);
 }
 

@@ -12,7 +12,16 @@
 #include "upstream.h"
 #include "wire.h"
 
-enum { TIMEOUT = 1000, CONNECT_TIMEOUT = 500, IDLE_MAX = 60 * 1000, PRIVATE_MAX = 2 };
+enum {
+    TIMEOUT = 1000,
+    CONNECT_TIMEOUT = 500,
+    OPEN_MIN = 50,
+    PRIVATE_MAX = 2,
+    /* As in upstream.c. */
+    IDLE_MAX = 60 * 1000,
+    REFUSED_WAIT = 5000,
+    RETIRE_MAX = 1000,
+};
 
 #define HELLO_REPLY    "*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:4711\r\n"
 #define HELLO_3_REPLY  "%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:4711\r\n"
@@ -82,6 +91,19 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
     tell("lost %d %s", number(owner), error);
 }
 
+static void on_late(void *ctx, struct upstream_owner *to, const char *error)
+{
+    (void)ctx;
+    tell("late %d %s", number(to->owner), error);
+    to->owner = &owners[7]; /* whose it is from now on */
+}
+
+static void on_demoted(void *ctx)
+{
+    (void)ctx;
+    tell("demoted\n");
+}
+
 static bool is_push(void *ctx, void *holder, void *owner, unsigned tag, const char *two)
 {
     (void)ctx;
@@ -110,6 +132,8 @@ static void on_severed(void *ctx, void *holder)
 static const struct upstream_callbacks callbacks = {.bytes = on_bytes,
                                                     .done = on_done,
                                                     .lost = on_lost,
+                                                    .late = on_late,
+                                                    .demoted = on_demoted,
                                                     .is_push = is_push,
                                                     .push = on_push,
                                                     .severed = on_severed};
@@ -177,8 +201,16 @@ static void setup(void)
                                         .connections = 1,
                                         .private_max = PRIVATE_MAX,
                                         .connect_timeout = CONNECT_TIMEOUT,
+                                        .handshake_timeout = CONNECT_TIMEOUT,
                                         .timeout = TIMEOUT,
-                                        .scan_timeout = TIMEOUT};
+                                        .scan_timeout = TIMEOUT,
+                                        .queue_timeout = TIMEOUT,
+                                        .breaker = {.timeouts = 5,
+                                                    .error_rate = 50,
+                                                    .min_requests = 20,
+                                                    .window = 10000,
+                                                    .open_min = 50,
+                                                    .open_max = 2000}};
     n_told = 0;
     told[0] = '\0';
     last_owner = NULL;
@@ -246,6 +278,21 @@ static void tick_after(uint64_t ms)
     turn();
     upstream_tick(up, loop_now(&loop) + ms);
     turn();
+}
+
+static struct upstream_conn *shared(uint32_t keep)
+{
+    return upstream_get(up, 0, 2, 0, keep);
+}
+
+/* The one that everybody uses, ready. */
+static struct upstream_conn *open_shared(int *fd)
+{
+    struct upstream_conn *uc = shared(0);
+    *fd = accepted();
+    ck_received(*fd, HELLO("2"));
+    say(*fd, HELLO_REPLY);
+    return uc;
 }
 
 /* One that is ready; *fd is the server's end. */
@@ -618,12 +665,398 @@ START_TEST(a_reply_that_nobody_asked_for)
 }
 END_TEST
 
+/* --- shared connections: lanes ------------------------------------------------------------------
+ */
+
+START_TEST(all_share_one)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    ck_assert_ptr_eq(shared(0), uc);
+    ask(uc, 2);
+    ck_received(fd, PING PING);
+    ck_assert_int_eq(accepted(), -1);
+    close(fd);
+}
+END_TEST
+
+/* The reply at hand is huge: who comes now goes elsewhere, who is owed something stays. */
+static void check_spare(int fd, struct upstream_conn *uc)
+{
+    int other;
+    struct upstream_conn *spare = shared(0);
+    ck_assert_ptr_ne(spare, uc);
+    ck_assert_ptr_eq(shared(upstream_serial(uc)), uc);
+    ask(spare, 2);
+    other = accepted();
+    ck_received(other, HELLO("2"));
+    say(other, HELLO_REPLY);
+    ck_received(other, PING);
+    say(other, "+PONG\r\n");
+    ck_assert_ptr_nonnull(strstr(told, "[2 +PONG\r\n] done 2 +\n"));
+    ck_assert_ptr_eq(shared(0), spare);
+    tick_after(IDLE_MAX + 1000);
+    ck_closed(other); /* and forgotten */
+    (void)fd;
+}
+
+START_TEST(a_huge_bulk_string_is_passed_by)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    upstream_patience(uc, 1);
+    say(fd, "$1000000\r\n");
+    check_spare(fd, uc);
+    close(fd);
+}
+END_TEST
+
+START_TEST(what_is_not_huge_is_waited_for)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    say(fd, "$100000\r\n");
+    ck_assert_ptr_eq(shared(0), uc);
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_huge_array_is_passed_by)
+{
+    static char element[2000 * 6 + 1];
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    upstream_patience(uc, 1);
+    say(fd, "*1000000\r\n");
+    ck_assert_ptr_eq(shared(0), uc); /* that alone says nothing */
+    for (size_t i = 0; i < 2000; i++)
+        memcpy(element + 6 * i, "$0\r\n\r\n", 6);
+    n_told = 0;
+    for (int i = 0; i < 30; i++) {
+        ck_assert_int_gt(write(fd, element, sizeof element - 1), 0);
+        turn();
+        n_told = 0; /* not to be looked at */
+        last_owner = NULL;
+    }
+    told[0] = '\0';
+    ck_assert_ptr_ne(shared(0), uc);
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_huge_request_is_passed_by)
+{
+    static char value[8 << 20];
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ck_assert(upstream_expect(uc, &owners[1], 9));
+    chain_append(upstream_out(uc), value, sizeof value);
+    upstream_sent(uc);
+    turn(); /* the server does not read it */
+    upstream_patience(uc, 1);
+    check_spare(fd, uc);
+    close(fd);
+}
+END_TEST
+
+/* --- shared connections: deadlines --------------------------------------------------------------
+ */
+
+START_TEST(each_is_told_when_it_is_late)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    uint64_t start = loop_now(&loop);
+    ask(uc, 1);
+    turn();
+    upstream_tick(up, start + TIMEOUT - 1);
+    ck_told("");
+    say(fd, "+ONE"); /* it has begun: there are signs of life */
+    ask(uc, 2);
+    upstream_tick(up, loop_now(&loop) + TIMEOUT);
+    ck_told("[1 +ONE");
+    say(fd, "\r\n");
+    ck_told("\r\n] done 1 +\n");
+    upstream_tick(up, loop_now(&loop) + TIMEOUT + 100);
+    ck_told_like("late 2 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n", "");
+    close(fd);
+}
+END_TEST
+
+/* The second of two requests is late, on a connection that shows signs of life. */
+static struct upstream_conn *one_late(int *fd)
+{
+    struct upstream_conn *uc = open_shared(fd);
+    ask(uc, 1);
+    (void)loop_now(&loop);
+    loop.now -= 500; /* a while ago */
+    ask(uc, 2);
+    turn();
+    say(*fd, "+ONE\r\n");
+    upstream_tick(up, loop_now(&loop) + TIMEOUT - 400);
+    ck_told("[1 +ONE\r\n] done 1 +\n"
+            "late 2 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n");
+    return uc;
+}
+
+START_TEST(what_comes_late_is_somebody_elses)
+{
+    int fd;
+    struct upstream_conn *uc = one_late(&fd);
+    ask(uc, 3);
+    say(fd, "+TWO\r\n+THREE\r\n");
+    ck_told("[7 +TWO\r\n] done 7 +\n[3 +THREE\r\n] done 3 +\n");
+    ck_assert_uint_eq(metrics.upstream_timeouts, 1);
+    close(fd);
+}
+END_TEST
+
+START_TEST(queued_for_too_long)
+{
+    options.handshake_timeout = 100 * TIMEOUT;
+    upstream_set_options(up, &options);
+    struct upstream_conn *uc = shared(0);
+    int fd = accepted();
+    ask(uc, 1);
+    uint64_t now = loop_now(&loop);
+    upstream_tick(up, now + TIMEOUT);
+    ck_told("");
+    upstream_tick(up, now + TIMEOUT + 1);
+    ck_told("late 1 -NEARCACHE timeout: upstream here: not connected within 1000 ms\r\n");
+    say(fd, HELLO_REPLY "+LATE\r\n");
+    ck_told("[7 +LATE\r\n] done 7 +\n"); /* whoever that is, not 1 */
+    close(fd);
+}
+END_TEST
+
+START_TEST(one_that_says_nothing_is_replaced)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    ask(uc, 2);
+    turn();
+    (void)loop_now(&loop);
+    loop.now += 2 * TIMEOUT;
+    upstream_tick(up, loop.now);
+    ck_told("late 1 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n"
+            "late 2 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n"
+            "lost 7 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n"
+            "lost 7 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\n");
+    ck_received(fd, PING PING);
+    ck_closed(fd);
+    ask(shared(0), 3);
+    fd = accepted();
+    say(fd, HELLO_REPLY "+PONG\r\n");
+    ck_told("[3 +PONG\r\n] done 3 +\n");
+    close(fd);
+}
+END_TEST
+
+/* --- the breaker --------------------------------------------------------------------------------
+ */
+
+static void open_breaker(struct upstream_conn *uc)
+{
+    for (int i = 0; i < 5; i++)
+        ask(uc, 1);
+    turn();
+    upstream_tick(up, loop_now(&loop) + TIMEOUT + 1);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN);
+}
+
+START_TEST(an_open_breaker_refuses)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    open_breaker(uc);
+    n_told = 0;
+    told[0] = '\0';
+    uc = shared(0);
+    const char *refusal = upstream_refusal(uc);
+    ck_assert_ptr_nonnull(refusal);
+    ck_assert_ptr_nonnull(strstr(refusal, "-NEARCACHE upstream here unavailable: no reply within "
+                                          "1000 ms (circuit open, next probe in "));
+    ck_assert_str_eq(upstream_state(up), "down");
+    struct upstream_conn *lent = upstream_lend(up, 0, 2, &holders[0]);
+    ck_assert_ptr_nonnull(upstream_refusal(lent));
+    upstream_return(lent);
+    ck_assert_int_eq(accepted(), -1); /* nor is anything connected */
+    ck_told("");
+    close(fd);
+}
+END_TEST
+
+START_TEST(nobody_there_opens_it_and_one_probe_closes_it)
+{
+    char nowhere[] = "/nonexistent/socket";
+    int fd;
+    address.path = nowhere;
+    ask(shared(0), 1);
+    turn();
+    ck_told_like("lost 1 -NEARCACHE upstream here unavailable: ", "\r\n");
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN);
+    tick_after(OPEN_MIN + 1);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN); /* the probe has failed */
+    address.path = path;
+    uint64_t now = loop_now(&loop);
+    upstream_tick(up, now + 2 * OPEN_MIN + 1);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_HALF_OPEN);
+    ck_assert_ptr_nonnull(strstr(upstream_refusal(shared(0)), "(circuit half-open, "));
+    upstream_tick(up, now + 100 * OPEN_MIN);
+    fd = accepted();
+    ck_assert_int_eq(accepted(), -1); /* one only */
+    say(fd, HELLO_REPLY);
+    ck_assert(breaker_is_closed(upstream_breaker(up)));
+    ck_assert_ptr_null(upstream_refusal(shared(0)));
+    ck_assert_uint_eq(metrics.breaker_opened, 1);
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_connection_that_is_there_is_probed)
+{
+    int fd;
+    options.breaker.timeouts = 1;
+    upstream_set_options(up, &options);
+    (void)one_late(&fd);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN);
+    ck_received(fd, PING PING);
+    upstream_tick(up, loop_now(&loop) + OPEN_MIN + 1);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_HALF_OPEN);
+    ck_received(fd, PING);
+    ck_assert_int_eq(accepted(), -1);
+    say(fd, "+TWO\r\n-BUSY but alive\r\n");
+    ck_told("[7 +TWO\r\n] done 7 +\n");
+    ck_assert(breaker_is_closed(upstream_breaker(up)));
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_probe_may_be_late)
+{
+    int fd;
+    options.breaker.timeouts = 1;
+    upstream_set_options(up, &options);
+    (void)one_late(&fd);
+    uint64_t now = loop_now(&loop);
+    upstream_tick(up, now + OPEN_MIN + 1);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_HALF_OPEN);
+    upstream_tick(up, now + TIMEOUT + 10);
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN);
+    close(fd);
+}
+END_TEST
+
+START_TEST(the_wrong_password_is_not_tried_often)
+{
+    address.password = (char[]){"wrong"};
+    ask(shared(0), 1);
+    int fd = accepted();
+    say(fd, "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    ck_told("lost 1 -NEARCACHE upstream here unavailable: WRONGPASS invalid username-password pair "
+            "or user is disabled.\r\n");
+    close(fd);
+    tick_after(REFUSED_WAIT - 100);
+    ck_assert_int_eq(accepted(), -1);
+    tick_after(REFUSED_WAIT + 100);
+    fd = accepted();
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_private_one_refused_alone_says_nothing_of_the_node)
+{
+    int fd, other;
+    (void)open_shared(&fd);
+    struct upstream_conn *uc = upstream_lend(up, 0, 2, &holders[0]);
+    ask(uc, 1);
+    other = accepted();
+    say(other, "-ERR max number of clients reached\r\n");
+    ck_told("lost 1 -NEARCACHE upstream here unavailable: ERR max number of clients reached\r\n"
+            "severed 0\n");
+    ck_assert(breaker_is_closed(upstream_breaker(up)));
+    close(fd);
+    close(other);
+}
+END_TEST
+
+START_TEST(one_that_is_lost_at_once_is_not_opened_at_once)
+{
+    int fd;
+    (void)open_shared(&fd);
+    close(fd);
+    turn();
+    ck_assert_int_eq(breaker_state(upstream_breaker(up)), BREAKER_OPEN);
+    (void)shared(0);
+    ck_assert_int_eq(accepted(), -1);
+    tick_after(OPEN_MIN + 1);
+    fd = accepted();
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+}
+END_TEST
+
+/* --- a replica ----------------------------------------------------------------------------------
+ */
+
+START_TEST(readonly_has_connections_replaced)
+{
+    int fd, idle, lent, fresh;
+    struct upstream_conn *uc = open_shared(&fd);
+    struct upstream_conn *returned = lend(0, 2, 0, &idle);
+    (void)lend(0, 2, 1, &lent);
+    upstream_return(returned);
+    ask(uc, 1);
+    ask(uc, 2);
+    say(fd, "-READONLY You can't write against a read only replica.\r\n");
+    ck_told("demoted\n"
+            "[1 -READONLY You can't write against a read only replica.\r\n] done 1 -\n");
+    ck_assert_ptr_eq(shared(upstream_serial(uc)), uc); /* what is owed is owed there */
+    struct upstream_conn *next = shared(0);
+    ck_assert_ptr_ne(next, uc);
+    fresh = accepted();
+    say(fresh, HELLO_REPLY);
+    say(fd, "-READONLY again, so soon\r\n");
+    ck_told("[2 -READONLY again, so soon\r\n] done 2 -\n");
+    tick_after(0);
+    ck_received(fd, PING PING);
+    ck_closed(fd);
+    ck_closed(idle);
+    ck_received(lent, "");
+    ck_assert_ptr_eq(shared(0), next);
+    close(fresh);
+    close(lent);
+}
+END_TEST
+
+START_TEST(one_in_use_is_not_replaced_for_ever)
+{
+    int fd;
+    struct upstream_conn *uc = open_shared(&fd);
+    ask(uc, 1);
+    upstream_renew(up);
+    tick_after(TIMEOUT - 100);
+    ck_told("");
+    upstream_tick(up, loop_now(&loop) + RETIRE_MAX + 1);
+    ck_assert_ptr_nonnull(strstr(told, "1 -NEARCACHE "));
+    close(fd);
+}
+END_TEST
+
 /* --- time and the end ---------------------------------------------------------------------------
  */
 
 START_TEST(patience)
 {
     int fd;
+    options.scan_timeout = 200 * TIMEOUT;
+    upstream_set_options(up, &options);
     struct upstream_conn *uc = lend(0, 2, 0, &fd);
     ask(uc, 1);
     upstream_patience(uc, 1);
@@ -638,7 +1071,26 @@ START_TEST(patience)
     tick_after(TIMEOUT - 100);
     ck_told("");
     tick_after(TIMEOUT + 100);
-    ck_told("lost 2 -NEARCACHE upstream here unavailable: no reply within 1000 ms\r\nsevered 0\n");
+    ck_told("lost 2 -NEARCACHE timeout: upstream here: no reply within 1000 ms\r\nsevered 0\n");
+    close(fd);
+}
+END_TEST
+
+START_TEST(patience_with_a_frozen_server_has_an_end)
+{
+    int fd;
+    struct upstream_conn *uc = lend(0, 2, 0, &fd);
+    ask(uc, 1);
+    upstream_patience(uc, 1);
+    turn();
+    (void)loop_now(&loop);
+    loop.now += 500;
+    upstream_note_alive(up); /* on another connection */
+    upstream_tick(up, loop.now + TIMEOUT - 100);
+    ck_told("");
+    upstream_tick(up, loop.now + TIMEOUT + 1);
+    ck_told("lost 1 -NEARCACHE timeout: upstream here: no sign of life within 1000 ms\r\n"
+            "severed 0\n");
     close(fd);
 }
 END_TEST
@@ -718,7 +1170,26 @@ int main(void)
         a_message_for_nobody_is_dropped,
         messages_may_settle_what_was_asked,
         a_reply_that_nobody_asked_for,
+        all_share_one,
+        a_huge_bulk_string_is_passed_by,
+        what_is_not_huge_is_waited_for,
+        a_huge_array_is_passed_by,
+        a_huge_request_is_passed_by,
+        each_is_told_when_it_is_late,
+        what_comes_late_is_somebody_elses,
+        queued_for_too_long,
+        one_that_says_nothing_is_replaced,
+        an_open_breaker_refuses,
+        nobody_there_opens_it_and_one_probe_closes_it,
+        a_connection_that_is_there_is_probed,
+        a_probe_may_be_late,
+        the_wrong_password_is_not_tried_often,
+        a_private_one_refused_alone_says_nothing_of_the_node,
+        one_that_is_lost_at_once_is_not_opened_at_once,
+        readonly_has_connections_replaced,
+        one_in_use_is_not_replaced_for_ever,
         patience,
+        patience_with_a_frozen_server_has_an_end,
         messages_are_a_sign_of_life_of_the_connection,
         the_server_leaves,
         the_proxy_leaves,
