@@ -4,7 +4,8 @@
  *
  * NEARCACHE and SERVER are 127.0.0.1:PORT or the path of a unix socket; NEARCACHE may be several,
  * with commas. The server is asked directly at the end, with PREFIX before the names of keys. Names
- * of values are seed, clients, strict (1: there are no faults, so nothing excuses an error).
+ * of values are seed, clients, strict (1: there are no faults, so nothing excuses an error) and
+ * generation (of the first names of keys: more than any of an earlier run).
  *
  * One thread. Tells its progress once a second; "end" on stdin has it come to an end: all that is
  * owed has to come, then all keys are read back. The exit status is 1 if there was a violation.
@@ -90,10 +91,19 @@ static void print_key(const struct ref *r)
     putchar('\n');
 }
 
+static void print_memories(const struct client *c)
+{
+    uint64_t first = c->n_memories > MEMORIES ? c->n_memories - MEMORIES : 0;
+    for (uint64_t i = first; i < c->n_memories; i++) {
+        const struct memory *m = &c->memories[i % MEMORIES];
+        printf("    %s %s: %s\n", m->command, m->key, m->reply);
+    }
+}
+
 void load_violation(struct load *l, const struct client *c, const struct owed *o, const char *what,
                     struct span seen)
 {
-    char text[600];
+    char text[300];
     l->tally.violations++;
     if (l->tally.violations > TALLY_SHOWN)
         return;
@@ -104,9 +114,17 @@ void load_violation(struct load *l, const struct client *c, const struct owed *o
            what, l->seed, c->id, c->nonce, c->db, c->resp, c->n_owed,
            c->multi == MULTI_OPEN ? ", in MULTI" : "", o ? o->op->name : "none", o ? o->number : 0,
            o ? o->from : 0, o ? o->to : 0, seen.n, text);
+    if (c->multi == MULTI_OPEN) {
+        printf("    %u of the transaction not answered yet%s, watch %d:", c->n_queued,
+               c->spoiled ? ", one was refused" : "", (int)c->watch);
+        for (unsigned i = 0; i < c->n_queued; i++)
+            printf(" %s", c->queued[i].op->name);
+        putchar('\n');
+    }
     for (unsigned i = 0; o && i < o->n; i++)
         if (o->refs[i].key)
             print_key(&o->refs[i]);
+    print_memories(c);
     fflush(stdout);
 }
 
@@ -170,6 +188,7 @@ static void open_client(struct chaos *ch, struct client *c, const struct address
     c->troubled = c->stalled = c->shut = false;
     c->cursor[0] = '\0';
     c->frame = (struct reply_frame){0};
+    c->n_memories = 0;
     c->character_until = 0;
     c->progress = l->now;
     c->interest = EPOLLOUT;
@@ -569,10 +588,35 @@ static bool read_back_db(struct chaos *ch, struct client *c)
     return settle_all(ch, c);
 }
 
+/* Until the upstream is back: false: it does not come, or the client is closed. */
+static bool await_server(struct chaos *ch, struct client *c, unsigned db)
+{
+    static const struct operation op = {.name = "SELECT", .check = check_quit};
+    struct load *l = &ch->load;
+    bool strict = l->strict;
+    uint64_t errors, until = now_us() + HANG;
+    l->strict = false;
+    do {
+        errors = l->tally.errors;
+        client_command(c, 2);
+        client_word(c, "SELECT");
+        client_number(c, db);
+        client_owe(c, &op);
+        struct key *k = model_any(l->model, db, KEY_STRING);
+        operations_read(c, k, false);
+        if (!settle_all(ch, c))
+            return false;
+        if (l->tally.errors > errors)
+            usleep(50 * MS);
+    } while (l->tally.errors > errors && l->now < until);
+    l->strict = strict;
+    c->db = db;
+    return true;
+}
+
 /* By a client of its own. */
 static void read_back(struct chaos *ch, const struct address *a, const char *prefix)
 {
-    static const struct operation op = {.name = "SELECT", .check = check_quit};
     struct client *c = calloc(1, sizeof *c);
     if (!c)
         abort();
@@ -582,17 +626,9 @@ static void read_back(struct chaos *ch, const struct address *a, const char *pre
     struct pollfd p = {.fd = c->fd, .events = POLLOUT};
     (void)poll(&p, 1, HANG / MS);
     connected(ch, c);
-    for (unsigned db = 0; db < MODEL_DBS && c->state == CLIENT_OPEN; db++) {
-        client_command(c, 2);
-        client_word(c, "SELECT");
-        client_number(c, db);
-        client_owe(c, &op);
-        if (!settle_all(ch, c))
+    for (unsigned db = 0; db < MODEL_DBS && c->state == CLIENT_OPEN; db++)
+        if (!await_server(ch, c, db) || !read_back_db(ch, c))
             break;
-        c->db = db;
-        if (!read_back_db(ch, c))
-            break;
-    }
     if (c->state == CLIENT_OPEN)
         close_client(ch, c, ENDED_LAST);
     free(c);
@@ -608,6 +644,8 @@ static void parse_setting(struct chaos *ch, const char *text)
         ch->load.seed = n;
     else if (sscanf(text, "clients=%llu", &n) == 1)
         ch->load.n_clients = (unsigned)n;
+    else if (sscanf(text, "generation=%llu", &n) == 1)
+        ch->load.generation = (unsigned)n;
     else if (sscanf(text, "strict=%llu", &n) == 1)
         ch->load.strict = n != 0;
     else
@@ -633,7 +671,7 @@ static void parse_arguments(struct chaos *ch, int argc, char **argv)
 static void make_clients(struct load *l)
 {
     l->dice.state = l->seed * 0x9e3779b97f4a7c15 + 1;
-    l->model = model_new(&l->dice, l->n_clients);
+    l->model = model_new(&l->dice, l->n_clients, l->generation);
     l->clients = calloc(l->n_clients, sizeof *l->clients);
     if (!l->clients)
         abort();

@@ -14,6 +14,7 @@ enum {
     OWED_MAX = 256, /* replies */
     OWED_KEYS = 4,
     QUEUED_MAX = 12, /* commands of a transaction */
+    MEMORIES = 16,   /* replies that are remembered */
 };
 
 /* What a check says of a reply. MORE: the next reply is this command's, too. */
@@ -41,6 +42,12 @@ enum client_state { CLIENT_CLOSED, CLIENT_CONNECTING, CLIENT_OPEN, CLIENT_ENDING
 enum multi_state { MULTI_NONE, MULTI_OPEN, MULTI_FAILED };
 enum watch_state { WATCH_NONE, WATCH_CLEAN, WATCH_DIRTY, WATCH_UNKNOWN };
 enum style { READS, WRITES, MIXED, SESSIONS, SUBSCRIBER, ODD, STYLES };
+
+/* A reply that was right: told when a later one is not. */
+struct memory {
+    const char *command;
+    char key[KEY_NAME_MAX], reply[32];
+};
 
 /* How it behaves until it changes its mind. Bytes are per tick; 0: as many as there are. */
 struct character {
@@ -104,6 +111,8 @@ struct client {
     int64_t subscribed; /* channels and patterns */
     struct subscription subscriptions[CHANNELS];
     char cursor[24]; /* of SCAN */
+    struct memory memories[MEMORIES];
+    uint64_t n_memories;
 };
 
 /* Commands, appended to the output. */

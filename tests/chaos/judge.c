@@ -1,6 +1,7 @@
 /* judge.c - the verdict on each reply. */
 #include "judge.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "operations.h"
@@ -33,7 +34,7 @@ static bool is_accepted(struct load *l, struct client *c, struct reader *r, enum
         return false;
     *r = at;
     c->troubled |= *outcome == DOUBT;
-    c->paused_until = l->now + 1000 + dice_below(&l->dice, 40000);
+    c->paused_until = l->now + 5000 + dice_below(&l->dice, 150000);
     tally_error(&l->tally, error);
     return true;
 }
@@ -74,6 +75,14 @@ static enum verdict judge_queued(struct load *l, struct client *c, struct owed *
     return AS_ASKED;
 }
 
+static void remember(struct client *c, const struct owed *o, struct span seen)
+{
+    struct memory *m = &c->memories[c->n_memories++ % MEMORIES];
+    m->command = o->op->name;
+    snprintf(m->key, sizeof m->key, "%s", o->n && o->refs[0].key ? o->refs[0].key->name : "");
+    tally_escape(m->reply, sizeof m->reply, seen.p, seen.n);
+}
+
 bool judge_frame(struct load *l, struct client *c, const char *p, size_t n)
 {
     struct reader r = {p, p + n, c->resp};
@@ -89,6 +98,7 @@ bool judge_frame(struct load *l, struct client *c, const char *p, size_t n)
         load_violation(l, c, NULL, "a reply that nobody asked for", seen);
         return false;
     }
+    remember(c, o, seen);
     enum verdict verdict =
         o->queued && c->multi == MULTI_OPEN ? judge_queued(l, c, o, &r) : judge_reply(l, c, o, &r);
     if (verdict == WRONG || r.at != r.end) {

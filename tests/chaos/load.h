@@ -12,7 +12,7 @@ struct load {
     struct model *model;
     struct tally tally;
     struct client *clients;
-    unsigned n_clients;
+    unsigned n_clients, generation;
     uint64_t seed, now; /* us */
     bool strict;        /* there are no faults that could explain an error or a disconnect */
     char sha[SCRIPTS][SHA_MAX]; /* of scripts that have been loaded */

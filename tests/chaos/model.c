@@ -114,13 +114,14 @@ uint64_t key_length(const struct key *k, const struct state *s)
 /* --- slots --------------------------------------------------------------------------------------
  */
 
-struct model *model_new(struct dice *dice, unsigned clients)
+struct model *model_new(struct dice *dice, unsigned clients, unsigned generation)
 {
     struct model *m = calloc(1, sizeof *m);
     if (!m)
         abort();
     m->dice = dice;
     m->clients = clients;
+    m->generation = generation;
     for (unsigned type = 0; type < KEY_TYPES; type++)
         m->n[type] = clients;
     m->n[KEY_STRING] = clients * STRINGS_PER_CLIENT;
@@ -188,6 +189,8 @@ struct key *model_own(struct model *m, unsigned db, enum key_type type, unsigned
     if (slot >= m->n[type])
         return NULL;
     struct key *k = m->slots[db][type][slot];
+    if (!k->is_private && k->pending && k->states[k->n_states - 1].relative)
+        return NULL; /* late, it could be built on the next instead */
     bool is_full = k->n_states > STATES_MAX / 2 || k->n_pieces > STATES_MAX;
     bool is_empty = type != KEY_QUEUE || (k->pops == 0 && k->taken == k->confirmed);
     if (is_full && is_empty && k->pending == 0) {
@@ -376,7 +379,8 @@ static void settle_write(struct model *m, const struct ref *r, enum outcome outc
         k->states[r->hi].undone = true;
     if (outcome == DOUBT)
         model_doubt(m, k);
-    if (outcome != DONE && is_built_upon(k, r->hi))
+    bool may_be_last = outcome == DOUBT && k->states[r->hi].relative && r->hi + 1 < k->n_states;
+    if (outcome != DONE && (may_be_last || is_built_upon(k, r->hi)))
         lose(m, k);
 }
 

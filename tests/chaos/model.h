@@ -68,7 +68,8 @@ struct key {
 
 struct model;
 
-struct model *model_new(struct dice *dice, unsigned clients);
+/* Names begin with this generation: none is of an earlier run with fewer. */
+struct model *model_new(struct dice *dice, unsigned clients, unsigned generation);
 void model_free(struct model *m);
 
 /* A key of this client that can be written to now, or NULL. */

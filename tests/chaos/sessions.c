@@ -99,6 +99,8 @@ static void end_multi(struct load *l, struct client *c, struct owed *o, enum out
     settle_queued(l, c, outcome);
     if (c->multi == MULTI_OPEN)
         sessions_forget_watch(c);
+    else if (c->watch != WATCH_NONE && outcome == DOUBT) /* gone with its connection, perhaps */
+        c->watch = WATCH_UNKNOWN;
     c->multi = MULTI_NONE;
 }
 
@@ -123,18 +125,22 @@ static enum verdict check_exec(struct load *l, struct client *c, struct owed *o,
     struct reader before = *r;
     struct span error;
     (void)o;
-    if (c->multi == MULTI_FAILED)
-        return verdict(reader_text(r, "-ERR EXEC without MULTI\r\n"));
-    if (c->multi != MULTI_OPEN)
+    if (c->multi == MULTI_NONE)
         return WRONG;
+    if (c->multi == MULTI_FAILED && reader_text(r, "-ERR EXEC without MULTI\r\n"))
+        return AS_ASKED;
     bool undone = (c->spoiled && reader_text(r, previous)) ||
-                  ((c->watch == WATCH_DIRTY || c->watch == WATCH_UNKNOWN) && reader_null_array(r));
+                  (c->multi == MULTI_OPEN &&
+                   (c->watch == WATCH_DIRTY || c->watch == WATCH_UNKNOWN) && reader_null_array(r));
     if (!undone && !l->strict && reader_error(r, &error))
         undone = error.n > sizeof because && memcmp(error.p, because, sizeof because - 1) == 0;
     if (undone) {
         settle_queued(l, c, UNDONE);
+        sessions_forget_watch(c);
         return AS_ASKED;
     }
+    if (c->multi == MULTI_FAILED)
+        return WRONG;
     *r = before;
     return check_elements(l, c, r);
 }
@@ -610,7 +616,8 @@ bool sessions_check_message(struct load *l, struct client *c, struct reader *fra
     if (!right)
         return false;
     l->tally.messages++;
-    struct key *k = model_channel(l->model, name.p, name.n);
+    const struct subscription *named = find_subscription(c, name);
+    struct key *k = named ? named->channel : model_channel(l->model, name.p, name.n);
     if (!k) /* too old to be known; not to be missed */
         return c->by_pattern && model_is_name(name.p, name.n);
     uint32_t version = value_version(k->name, s.p, s.n);
