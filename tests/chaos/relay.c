@@ -215,6 +215,8 @@ static size_t due_bytes(struct relay *r, struct pipe *p)
 
 static void forget(struct pipe *p, size_t n)
 {
+    if (n == 0)
+        return;
     memmove(p->held, p->held + n, p->n - n);
     p->n -= n;
     p->allowed -= n < p->allowed ? n : p->allowed;

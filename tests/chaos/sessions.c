@@ -40,7 +40,7 @@ static enum verdict check_watch(struct load *l, struct client *c, struct owed *o
         return WRONG;
     bool another = c->watch != WATCH_NONE; /* left by an EXEC that found no transaction */
     sessions_forget_watch(c);
-    c->watch = another ? WATCH_UNKNOWN : WATCH_CLEAN;
+    c->watch = another || o->refs[0].key->doubtful ? WATCH_UNKNOWN : WATCH_CLEAN;
     c->watched = o->refs[0].key;
     c->watched->refs++;
     return AS_ASKED;
