@@ -25,6 +25,7 @@ enum state {
 
 enum {
     NUMBER_DIGITS_MAX = 19, /* of an int64_t */
+    SHORT_LINE_MAX = 32,
 };
 
 static void begin_reply(struct resp_framer *f)
@@ -236,11 +237,44 @@ static const char *step(struct resp_framer *f, const char *p, const char *end)
     return NULL;
 }
 
+/* The length of the line at p, CRLF included, up to a limit; 0: it is longer, or not all there, or holds
+ * another CR. */
+static inline size_t short_line(const char *p, size_t n)
+{
+    size_t most = n < SHORT_LINE_MAX ? n : SHORT_LINE_MAX;
+    size_t i = 1;
+    while (i < most && p[i] != '\r')
+        i++;
+    return i + 1 < n && p[i] == '\r' && p[i + 1] == '\n' ? i + 2 : 0;
+}
+
+/* Most replies are a bulk string or a short status that is there as a whole: the length of such a one at
+ * p, 0: it takes a closer look. */
+static inline size_t quick_reply(const char *p, size_t n)
+{
+    uint64_t len;
+    if (*p == '+')
+        return short_line(p, n);
+    if (*p != '$')
+        return 0;
+    const char *cr = resp_scan_digits(p + 1, p + n, &len), *end = p + n;
+    if (!cr || end - cr < 4 || len > (uint64_t)(end - cr) - 4)
+        return 0;
+    const char *tail = cr + 2 + len;
+    if (cr[0] != '\r' || cr[1] != '\n' || tail[0] != '\r' || tail[1] != '\n')
+        return 0;
+    return (size_t)(tail + 2 - p);
+}
+
 enum resp_status resp_frame(struct resp_framer *f, const char *p, size_t n, size_t *used)
 {
     *used = 0;
     if (n == 0)
         return RESP_MORE;
+    if (!f->busy && (*used = quick_reply(p, n)) > 0) {
+        f->type = f->kind = *p;
+        return RESP_DONE;
+    }
     if (!f->busy)
         begin_reply(f);
     const char *start = p;

@@ -114,7 +114,33 @@ static enum resp_status find_cr(struct resp_request *req, const char *line, size
 
 /* --- arrays ---------------------------------------------------------------------------------- */
 
-/* The header line that resp_scan_digits() had no answer for: unfinished, negative or wrong. */
+/* Most lengths have few digits: reads up to three of them at p and returns the CR behind, or NULL. */
+static inline const char *scan_short(const char *p, const char *end, uint64_t *n)
+{
+    if (end - p < 5)
+        return NULL;
+    unsigned a = (unsigned)p[0] - '0', b = (unsigned)p[1] - '0', c = (unsigned)p[2] - '0';
+    *n = a;
+    if (p[1] == '\r')
+        return a <= 9 ? p + 1 : NULL;
+    *n = a * 10 + b;
+    if (p[2] == '\r')
+        return a - 1 <= 8 && b <= 9 ? p + 2 : NULL;
+    *n = a * 100 + b * 10 + c;
+    return p[3] == '\r' && a - 1 <= 8 && b <= 9 && c <= 9 ? p + 3 : NULL;
+}
+
+/* The CR behind the digits at p, or NULL where it takes a closer look. */
+static inline const char *scan_length(const char *p, const char *end, uint64_t *n)
+{
+    const char *cr = scan_short(p, end, n);
+    if (cr)
+        return cr;
+    cr = resp_scan_digits(p, end, n);
+    return cr && end - cr >= 2 && *cr == '\r' ? cr : NULL;
+}
+
+/* The header line that scan_length() had no answer for: unfinished, negative or wrong. */
 static enum resp_status odd_header(struct resp_request *req, const struct resp_limits *limits,
                                    const char *line, size_t len, char *error)
 {
@@ -144,8 +170,8 @@ static inline enum resp_status read_header(struct resp_request *req,
     int64_t most = limits->authenticated ? RESP_ARGS_MAX : RESP_UNAUTH_ARGS_MAX;
     const char *end = buf + len;
     uint64_t n;
-    const char *cr = resp_scan_digits(buf + 1, end, &n);
-    if (!cr || end - cr < 2 || *cr != '\r' || n > (uint64_t)most)
+    const char *cr = scan_length(buf + 1, end, &n);
+    if (!cr || n > (uint64_t)most)
         return odd_header(req, limits, buf, len, error);
     req->args_left = (int64_t)n;
     req->pos = (size_t)(cr - buf) + 2;
@@ -161,7 +187,7 @@ static enum resp_status wrong_type(char *error, char got)
     return RESP_BAD;
 }
 
-/* The length line that resp_scan_digits() had no answer for; on RESP_DONE *size is the line's. */
+/* The length line that scan_length() had no answer for; on RESP_DONE *size is the line's. */
 static enum resp_status odd_length(struct resp_request *req, const struct resp_limits *limits,
                                    const char *line, size_t len, uint64_t *n, size_t *size,
                                    char *error)
@@ -217,8 +243,8 @@ static inline enum resp_status read_args(struct resp_request *req, const struct 
     for (int64_t left = req->args_left; left > 0; left--) {
         uint64_t n = 0;
         const char *line = p;
-        const char *cr = p < end && *p == '$' ? resp_scan_digits(p + 1, end, &n) : NULL;
-        if (cr && end - cr >= 2 && *cr == '\r' && n <= (uint64_t)most) {
+        const char *cr = p < end && *p == '$' ? scan_length(p + 1, end, &n) : NULL;
+        if (cr && n <= (uint64_t)most) {
             p = cr + 2;
         } else {
             size_t size = 0;
@@ -255,6 +281,36 @@ static inline enum resp_status read_array(struct resp_request *req,
     return read_args(req, limits, buf, len, args, error);
 }
 
+enum {
+    QUICK_ARGS = RESP_UNAUTH_ARGS_MAX, /* so that there is no limit to look at */
+    QUICK_LENGTH = 999,                /* of three digits */
+};
+
+/* Most requests are whole, of few arguments with short lengths: those are taken in one go. Returns the
+ * request's length; 0: it takes a closer look. */
+static inline size_t read_quick(const struct resp_limits *limits, const char *buf, size_t len,
+                                struct resp_args *args)
+{
+    const char *end = buf + len;
+    uint64_t argc, n;
+    const char *cr = scan_short(buf + 1, end, &argc);
+    if (!cr || argc == 0 || argc > QUICK_ARGS || limits->max_bulk < QUICK_LENGTH)
+        return 0;
+    if (args->cap - args->n < argc && !grow(args))
+        return 0;
+    struct resp_slice *v = args->v + args->n;
+    const char *p = cr + 2;
+    for (uint64_t i = 0; i < argc; i++) {
+        if (p >= end || *p != '$' || !(cr = scan_short(p + 1, end, &n)) ||
+            n + 4 > (uint64_t)(end - cr))
+            return 0;
+        v[i] = (struct resp_slice){cr + 2, (size_t)n};
+        p = cr + 2 + n + 2;
+    }
+    args->n += argc;
+    return (size_t)(p - buf);
+}
+
 /* Goes on with a request that was cut. Its arguments could not be kept, as the buffer may have
  * moved; once it is complete, one more pass picks them all up. */
 static enum resp_status resume_array(struct resp_request *req, const struct resp_limits *limits,
@@ -275,6 +331,8 @@ static inline enum resp_status parse_array(struct resp_request *req,
                                            size_t len, struct resp_args *args, size_t *used,
                                            char *error)
 {
+    if (req->args_left == 0 && (*used = read_quick(limits, buf, len, args)) > 0)
+        return RESP_DONE;
     enum resp_status status = req->args_left == 0
                                   ? read_array(req, limits, buf, len, args, error)
                                   : resume_array(req, limits, buf, len, args, error);

@@ -157,7 +157,7 @@ static size_t run_commands(struct client *cl, const struct batch *b, struct bloc
         plans[i].argv = cl->args.v + b->first_arg[i];
         plans[i].argc = b->argc[i];
         plans[i].block = block;
-        request_plan(p, &plans[i]);
+        request_plan(p, &plans[i], i ? &plans[i - 1] : NULL);
     }
     for (size_t i = 0; i < b->n; i++)
         request_prefetch(p, &plans[i]);

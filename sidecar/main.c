@@ -74,6 +74,7 @@ static void greet(struct app *a)
     const char *port = strrchr(listener_label(a->listeners[0]), ':');
     bool is_unix = strncmp(listener_label(a->listeners[0]), "unix:", 5) == 0;
     a->greeted = true;
+    (void)malloc_trim(0); /* what it took to learn the server's commands */
     printf("upstream   %s (Redis %s)%s%s\n", a->address.label, link_server_version(p->link),
            live ? "" : " - not reachable: ", live ? "" : link_last_error(p->link));
     if (!live)

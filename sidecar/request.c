@@ -20,9 +20,30 @@
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
 
-void request_plan(struct proxy *p, struct request_plan *plan)
+/* The same bytes; words are short. */
+static inline bool is_same_word(struct resp_slice a, struct resp_slice b)
 {
-    plan->command = plan->argc ? command_find(p->commands, plan->argv, plan->argc) : NULL;
+    size_t i = 0;
+    while (i < a.len && i < b.len && a.data[i] == b.data[i])
+        i++;
+    return i == a.len && i == b.len;
+}
+
+/* Clients tend to ask for the same again and again. */
+static inline const struct command *find(const struct proxy *p, const struct request_plan *plan,
+                                         const struct request_plan *before)
+{
+    if (plan->argc == 0)
+        return NULL;
+    if (before && before->command && !before->command->subcommands &&
+        is_same_word(plan->argv[0], before->argv[0]))
+        return before->command;
+    return command_find(p->commands, plan->argv, plan->argc);
+}
+
+void request_plan(struct proxy *p, struct request_plan *plan, const struct request_plan *before)
+{
+    plan->command = find(p, plan, before);
     plan->cached = plan->command && reads_takes(p, plan);
     if (!plan->cached)
         return;
@@ -145,7 +166,7 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
 }
 
 /* Who waits is told; the reply, should it come, is dropped, and what hangs on its end is kept. */
-static void on_late(void *ctx, struct upstream_owner *to, const char *error)
+static void on_late(void *ctx, struct reply_owner *to, const char *error)
 {
     struct proxy *p = ctx;
     switch ((enum reply_tag)to->tag) {
@@ -163,7 +184,7 @@ static void on_late(void *ctx, struct upstream_owner *to, const char *error)
         break;
     case REPLY_QUERY:
         query_lost(to->owner, error);
-        *to = (struct upstream_owner){.tag = REPLY_IGNORED};
+        *to = (struct reply_owner){.tag = REPLY_IGNORED};
         break;
     case REPLY_FILL_TTL:
     case REPLY_CACHING:
@@ -185,15 +206,16 @@ static void on_untracked(void *ctx, const char *refused)
         link_untracked(p->link, refused);
 }
 
-const struct upstream_callbacks request_upstream_callbacks = {.bytes = on_bytes,
-                                                              .done = on_done,
-                                                              .lost = on_lost,
-                                                              .late = on_late,
-                                                              .demoted = on_demoted,
-                                                              .untracked = on_untracked,
-                                                              .is_push = subscription_is_push,
-                                                              .push = subscription_push,
-                                                              .severed = lend_severed};
+const struct upstream_callbacks request_upstream_callbacks = {
+    .replies = {.bytes = on_bytes,
+                .done = on_done,
+                .lost = on_lost,
+                .late = on_late,
+                .is_push = subscription_is_push,
+                .push = subscription_push},
+    .untracked = on_untracked,
+    .demoted = on_demoted,
+    .severed = lend_severed};
 
 /* --- the dispatcher -----------------------------------------------------------------------------
  */

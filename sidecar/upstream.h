@@ -1,18 +1,12 @@
-/* upstream.h - pipelined connections to the shared Redis: FIFO of owed replies, deadlines, circuit
- * breaker, reconnect.
+/* upstream.h - which connection to the shared Redis a request goes down: shared ones, spare ones,
+ * private ones; and whether at all: the circuit breaker.
  *
- * Many clients share one connection per database and protocol version; a second one, the scan lane,
- * carries KEYS and other walks over the whole key space, so that they hold nobody up. While a huge
- * reply or request is on its way, those who come later take a spare connection. What is appended
- * during one turn leaves with one write. Whoever sends registers an owner and a tag for each reply,
- * which come back with the reply's bytes, in order; what a tag means is the sender's business.
+ * Many clients share one connection (pipeline.h) per database and protocol version; a second one,
+ * the scan lane, carries KEYS and other walks over the whole key space, so that they hold nobody
+ * up. While a huge reply or request is on its way, those who come later take a spare connection.
  *
  * Besides, private connections are lent to one holder at a time, who may change their state (MULTI,
  * SUBSCRIBE ...), wait on them for long and receive what the server sends unasked.
- *
- *     idle -> connecting -> handshake -> ready
- *      ^           |            |          |
- *      +-----------+------------+----------+      (everything owed is told `lost`)
  *
  * While the breaker (breaker.h) is not closed nothing is connected but its probe, and requests are
  * refused.
@@ -21,11 +15,9 @@
 #define NEARCACHE_UPSTREAM_H
 
 #include "breaker.h"
-#include "config.h"
-#include "conn.h"
 #include "log.h"
 #include "metrics.h"
-#include "resp.h"
+#include "pipeline.h"
 
 struct upstream;
 struct upstream_conn;
@@ -33,36 +25,15 @@ struct upstream_conn;
 /* The error line for a request that could not even be sent. */
 #define UPSTREAM_NO_MEMORY "-NEARCACHE out of memory\r\n"
 
-/* Who a reply is for. */
-struct upstream_owner {
-    void *owner;
-    unsigned tag;
-};
-
 struct upstream_callbacks {
-    /* Part of the reply that `owner` waits for; valid during the call. */
-    void (*bytes)(void *ctx, void *owner, unsigned tag, const char *p, size_t n);
-    /* It is complete; `type` is its first byte as in resp_framer. */
-    void (*done)(void *ctx, void *owner, unsigned tag, char type);
-    /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */
-    void (*lost)(void *ctx, void *owner, unsigned tag, const char *error);
-    /* None of it has come in time: who waits for it is to be told `error`, as above. It may come
-     * yet; `to` is whose it is then, and may be changed. Not on private connections, which end. */
-    void (*late)(void *ctx, struct upstream_owner *to, const char *error);
-
-    /* The server has become a replica: its shared connections are being replaced, by name. */
-    void (*demoted)(void *ctx);
+    struct pipeline_receiver replies;
     /* A shared connection does not track any more: it is gone, or (`refused`: the server's words)
      * it never will. What was read through it may change without notice. */
     void (*untracked)(void *ctx, const char *refused);
-
-    /* Of private connections, to their holder. Is the RESP2 array that begins with these two bytes
-     * a message rather than the reply that `owner` waits for (NULL: nobody does)? */
-    bool (*is_push)(void *ctx, void *holder, void *owner, unsigned tag, const char *two);
-    /* Part of a message; `end` with its last bytes. */
-    void (*push)(void *ctx, void *holder, const char *p, size_t n, bool end);
-    /* The connection is gone, and is the holder's no more; all that was owed has been told `lost`.
-     */
+    /* The server has become a replica: its shared connections are being replaced, by name. */
+    void (*demoted)(void *ctx);
+    /* A private connection is gone, and is the holder's no more; all that was owed has been told
+     * `lost`. */
     void (*severed)(void *ctx, void *holder);
 };
 
@@ -149,17 +120,14 @@ bool upstream_tracks(const struct upstream_conn *uc);
  * valid until the next call. */
 const char *upstream_refusal(struct upstream_conn *uc);
 
-/* Sends: first upstream_expect for each reply, in order, then append the command to upstream_out
- * and call upstream_sent. False: out of memory, nothing may be appended. */
+/* As pipeline_expect, pipeline_out and pipeline_sent. */
 __attribute__((warn_unused_result)) bool upstream_expect(struct upstream_conn *uc, void *owner,
                                                          unsigned tag);
 struct chain *upstream_out(struct upstream_conn *uc);
 void upstream_sent(struct upstream_conn *uc);
 
-/* Others are owed something behind the reply at hand. */
+/* As pipeline_has_others, pipeline_hold and pipeline_release. */
 bool upstream_has_others(const struct upstream_conn *uc);
-/* Stops reading replies for a moment because the one at hand goes to a slow reader. False: it has
- * had its share of everybody's time; it has to be buffered. */
 bool upstream_hold(struct upstream_conn *uc);
 void upstream_release(struct upstream_conn *uc);
 

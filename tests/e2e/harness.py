@@ -193,10 +193,10 @@ class Nearcache(Process):
     """A nearcache for the service `demo`, in front of `upstream` (a RedisServer or a URL)."""
 
     def __init__(self, directory, *args, upstream=None, service="demo", listen=("127.0.0.1:0",),
-                 env=None):
+                 env=None, program=(NEARCACHE_BIN,)):
         super().__init__(directory)
         self.env = env
-        argv = [NEARCACHE_BIN]
+        argv = [*program]
         if service is not None:
             argv += ["--service", service]
         if upstream is not None:

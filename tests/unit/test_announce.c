@@ -152,7 +152,7 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
 }
 
 static const struct upstream_callbacks callbacks = {
-    .bytes = on_bytes, .done = on_done, .lost = on_lost};
+    .replies = {.bytes = on_bytes, .done = on_done, .lost = on_lost}};
 
 static void stop(evutil_socket_t fd, short what, void *arg)
 {

@@ -91,7 +91,7 @@ static void on_lost(void *ctx, void *owner, unsigned tag, const char *error)
     tell("lost %d %s", number(owner), error);
 }
 
-static void on_late(void *ctx, struct upstream_owner *to, const char *error)
+static void on_late(void *ctx, struct reply_owner *to, const char *error)
 {
     (void)ctx;
     tell("late %d %s", number(to->owner), error);
@@ -129,13 +129,13 @@ static void on_severed(void *ctx, void *holder)
     tell("severed %d\n", holder_number(holder));
 }
 
-static const struct upstream_callbacks callbacks = {.bytes = on_bytes,
-                                                    .done = on_done,
-                                                    .lost = on_lost,
-                                                    .late = on_late,
+static const struct upstream_callbacks callbacks = {.replies = {.bytes = on_bytes,
+                                                                .done = on_done,
+                                                                .lost = on_lost,
+                                                                .late = on_late,
+                                                                .is_push = is_push,
+                                                                .push = on_push},
                                                     .demoted = on_demoted,
-                                                    .is_push = is_push,
-                                                    .push = on_push,
                                                     .severed = on_severed};
 
 static void ck_told(const char *text)
