@@ -803,6 +803,12 @@ enum command_keys_status command_list_keys(const struct command *c, const struct
     keys->n = 0;
     if (c->learned && c->keys_unknown)
         return COMMAND_KEYS_REFUSE;
+    if (c->one_key_at_1 && keys->cap > 0 && argc > 1) { /* most commands */
+        keys->v[0] =
+            (struct command_key){.arg = 1, .kind = COMMAND_ARG_KEY, .flags = c->specs[0].flags};
+        keys->n = 1;
+        return COMMAND_KEYS_OK;
+    }
     switch ((enum command_walk)c->walk) {
     case COMMAND_WALK_SPECS:
         walk_specs(&l, c);

@@ -237,8 +237,8 @@ static const char *step(struct resp_framer *f, const char *p, const char *end)
     return NULL;
 }
 
-/* The length of the line at p, CRLF included, up to a limit; 0: it is longer, or not all there, or holds
- * another CR. */
+/* The length of the line at p, CRLF included, up to a limit; 0: it is longer, or not all there, or
+ * holds another CR. */
 static inline size_t short_line(const char *p, size_t n)
 {
     size_t most = n < SHORT_LINE_MAX ? n : SHORT_LINE_MAX;
@@ -248,8 +248,8 @@ static inline size_t short_line(const char *p, size_t n)
     return i + 1 < n && p[i] == '\r' && p[i + 1] == '\n' ? i + 2 : 0;
 }
 
-/* Most replies are a bulk string or a short status that is there as a whole: the length of such a one at
- * p, 0: it takes a closer look. */
+/* Most replies are a bulk string or a short status that is there as a whole: the length of such a
+ * one at p, 0: it takes a closer look. */
 static inline size_t quick_reply(const char *p, size_t n)
 {
     uint64_t len;

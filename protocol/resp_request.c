@@ -114,7 +114,8 @@ static enum resp_status find_cr(struct resp_request *req, const char *line, size
 
 /* --- arrays ---------------------------------------------------------------------------------- */
 
-/* Most lengths have few digits: reads up to three of them at p and returns the CR behind, or NULL. */
+/* Most lengths have few digits: reads up to three of them at p and returns the CR behind, or NULL.
+ */
 static inline const char *scan_short(const char *p, const char *end, uint64_t *n)
 {
     if (end - p < 5)
@@ -286,8 +287,8 @@ enum {
     QUICK_LENGTH = 999,                /* of three digits */
 };
 
-/* Most requests are whole, of few arguments with short lengths: those are taken in one go. Returns the
- * request's length; 0: it takes a closer look. */
+/* Most requests are whole, of few arguments with short lengths: those are taken in one go. Returns
+ * the request's length; 0: it takes a closer look. */
 static inline size_t read_quick(const struct resp_limits *limits, const char *buf, size_t len,
                                 struct resp_args *args)
 {

@@ -18,9 +18,9 @@ static void request_free(struct request *r)
     assert(r->writes.n == 0 && !r->writes.all && !r->rewriter && !r->mget && !r->transaction);
     chain_clear(&r->body);
     chain_clear(&r->after);
-    budget_give(r->budget, sizeof *r);
+    budget_give(&r->loop->budget, sizeof *r);
     r->magic = 0;
-    free(r);
+    spares_give(&r->loop->requests, r);
 }
 
 /* Bytes that wait for an earlier reply are the client's doing too. */
@@ -65,12 +65,15 @@ void caller_leave(struct caller *c)
 static void advance(struct caller *c)
 {
     while (c->head) {
-        chain_move(conn_out(c->conn), &c->head->body);
-        count_parked(c->head);
+        if (c->head->body.len || c->head->body.failed) {
+            chain_move(conn_out(c->conn), &c->head->body);
+            count_parked(c->head);
+        }
         if (c->head->state != REQUEST_DONE)
             break;
         struct request *r = pop(c);
-        chain_move(conn_out(c->conn), &r->after);
+        if (r->after.len || r->after.failed)
+            chain_move(conn_out(c->conn), &r->after);
         if (r->exclusive)
             c->exclusive = false;
         request_free(r);
@@ -199,14 +202,12 @@ void caller_pushed(struct caller *c)
 /* Not in the FIFO yet. */
 static struct request *request_make(struct caller *c)
 {
-    struct request *r = calloc(1, sizeof *r);
+    struct request *r = spares_take(&c->loop->requests, sizeof *r);
     if (!r)
         return NULL;
     budget_take(&c->loop->budget, sizeof *r);
-    r->magic = REQUEST_MAGIC;
-    r->budget = &c->loop->budget;
-    r->caller = c;
-    r->muted = is_muted(c);
+    *r = (struct request){
+        .magic = REQUEST_MAGIC, .loop = c->loop, .caller = c, .muted = is_muted(c)};
     chain_init(&r->body, &c->loop->pool);
     chain_init(&r->after, &c->loop->pool);
     return r;

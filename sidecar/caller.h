@@ -47,7 +47,7 @@ struct request {
     bool select_db; /* +OK makes `db` the client's database */
     uint32_t db;
     uint32_t confirmations;          /* of a SUBSCRIBE, still to come */
-    struct budget *budget;           /* counts it */
+    struct loop *loop;               /* counts it, and gets it back */
     struct caller *caller;           /* NULL: the client has left */
     struct request *next;            /* in the FIFO */
     struct request *next_waiter;     /* of the same fill; the next SUBSCRIBE of a session */

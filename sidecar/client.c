@@ -149,13 +149,17 @@ static void bound_output(struct client *cl)
 
 /* Runs them in order; returns how many bytes were dealt with, less than all of them when the client
  * has to wait. */
-static size_t run_commands(struct client *cl, const struct batch *b, struct block *block)
+static size_t run_commands(struct client *cl, const struct batch *b, const char *text)
 {
+    struct block *block = conn_block(cl->caller.conn, text);
     struct request_plan plans[BATCH];
     struct proxy *p = cl->proxy;
     for (size_t i = 0; i < b->n; i++) {
         plans[i].argv = cl->args.v + b->first_arg[i];
         plans[i].argc = b->argc[i];
+        plans[i].text = text + (i ? b->end[i - 1] : 0);
+        if (*plans[i].text != '*')
+            plans[i].text = NULL;
         plans[i].block = block;
         request_plan(p, &plans[i], i ? &plans[i - 1] : NULL);
     }
@@ -200,7 +204,7 @@ static size_t take(struct client *cl, const char *p, size_t n)
         char error[RESP_ERROR_MAX];
         bool sound = find_commands(cl, &b, p + at, n - at, error);
         size_t whole = b.n ? b.end[b.n - 1] : 0;
-        size_t taken = run_commands(cl, &b, conn_block(cl->caller.conn, p));
+        size_t taken = run_commands(cl, &b, p + at);
         at += taken;
         if (taken < whole) {
             cl->parser = (struct resp_request){0}; /* the rest is parsed again from its start */

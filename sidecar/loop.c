@@ -77,6 +77,7 @@ void loop_free(struct loop *loop)
     if (loop->base)
         event_base_free(loop->base);
     chunk_pool_drain(&loop->pool);
+    spares_drain(&loop->requests);
     free(loop->read_buffer);
     *loop = (struct loop){0};
 }

@@ -61,9 +61,86 @@ static void append_part(struct proxy *p, struct chain *out, const struct request
     }
 }
 
+/* --- as it came ---------------------------------------------------------------------------------
+ *
+ *     *3\r\n$3\r\nSET\r\n  $3\r\n         key\r\n$5\r\nvalue\r\n
+ *     |_____ a run _____| |_ anew _| prefix |_______ a run ______|
+ *
+ * Between the lengths of keys the bytes are those that the client sent.
+ */
+
+static const char *end_of(struct resp_slice arg)
+{
+    return arg.data + arg.len + 2; /* with the CRLF */
+}
+
+/* A long run stays where it was read. */
+static void append_run(struct chain *out, const struct request_plan *plan, const char *from,
+                       const char *to)
+{
+    size_t n = (size_t)(to - from);
+    if (n >= KEEP_RATHER_THAN_COPY && block_holds(plan->block, from))
+        chain_append_block(out, plan->block, from, n);
+    else
+        chain_append(out, from, n);
+}
+
+static void append_runs(struct chain *out, struct resp_slice prefix,
+                        const struct request_plan *plan, const struct command_keys *keys)
+{
+    const char *from = plan->text;
+    for (size_t k = 0; k < keys->n; k++) {
+        struct resp_slice key = plan->argv[keys->v[k].arg];
+        append_run(out, plan, from, end_of(plan->argv[keys->v[k].arg - 1]));
+        wire_header(out, '$', prefix.len + key.len);
+        chain_append(out, prefix.data, prefix.len);
+        from = key.data;
+    }
+    append_run(out, plan, from, end_of(plan->argv[plan->argc - 1]));
+}
+
+static char *put_run(char *at, const char *from, const char *to)
+{
+    memcpy(at, from, (size_t)(to - from));
+    return at + (to - from);
+}
+
+/* The same, where all of it fits into one piece. */
+static char *put_runs(char *at, struct resp_slice prefix, const struct request_plan *plan,
+                      const struct command_keys *keys)
+{
+    const char *from = plan->text;
+    for (size_t k = 0; k < keys->n; k++) {
+        struct resp_slice key = plan->argv[keys->v[k].arg];
+        at = put_run(at, from, end_of(plan->argv[keys->v[k].arg - 1]));
+        at = resp_put_header(at, '$', prefix.len + key.len);
+        at = put_run(at, prefix.data, prefix.data + prefix.len);
+        from = key.data;
+    }
+    return put_run(at, from, end_of(plan->argv[plan->argc - 1]));
+}
+
+static size_t append_as_it_came(struct proxy *p, struct chain *out, const struct request_plan *plan,
+                                const struct command_keys *keys)
+{
+    struct resp_slice prefix = p->ns->prefix;
+    size_t n = (size_t)(end_of(plan->argv[plan->argc - 1]) - plan->text);
+    size_t most = n + keys->n * (prefix.len + RESP_HEADER_MAX), before = out->len;
+    if (keys->n > CHAIN_RESERVE_MAX / RESP_HEADER_MAX || most > CHAIN_RESERVE_MAX) {
+        append_runs(out, prefix, plan, keys);
+        return out->len - before;
+    }
+    char *at = chain_reserve(out, most);
+    n = (size_t)(put_runs(at, prefix, plan, keys) - at);
+    chain_commit(out, n);
+    return n;
+}
+
 size_t outgoing_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
                        const struct command_keys *keys)
 {
+    if (plan->text && !plan->command->channels)
+        return append_as_it_came(p, out, plan, keys);
     size_t before = out->len, k = 0;
     wire_header(out, '*', plan->argc);
     append_part(p, out, plan, keys, &k, 0, plan->argc);

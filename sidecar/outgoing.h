@@ -13,6 +13,7 @@
 struct request_plan {
     const struct resp_slice *argv;
     size_t argc;
+    const char *text;              /* the request's first byte, if it came as an array; or NULL */
     struct block *block;           /* that argv lies in, to be kept where copying costs; or NULL */
     const struct command *command; /* NULL: unknown */
     bool cached;                   /* a read that the L1 may answer; then .. */

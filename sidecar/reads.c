@@ -256,7 +256,8 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
 {
     struct place at;
     struct l1_hit hit;
-    if (!find_place(&at, c, plan)) {
+    if (!p->config->l1_max_memory || !find_place(&at, c, plan)) {
+        p->metrics->misses += !p->config->l1_max_memory;
         (void)forward_run(p, c, plan);
         return;
     }

@@ -35,7 +35,7 @@ static inline const struct command *find(const struct proxy *p, const struct req
 {
     if (plan->argc == 0)
         return NULL;
-    if (before && before->command && !before->command->subcommands &&
+    if (before && before->command && before->command->one_key_at_1 && /* it is no sub-command */
         is_same_word(plan->argv[0], before->argv[0]))
         return before->command;
     return command_find(p->commands, plan->argv, plan->argc);

@@ -144,7 +144,7 @@ static void close_breaker(struct upstream *u)
               log_number(ms, now - opened), NULL);
 }
 
-static const char *node_refusal(struct upstream *u)
+static const char *describe_refusal(struct upstream *u)
 {
     const char *label = u->options.address->label, *why = breaker_why(u->breaker);
     switch (breaker_state(u->breaker)) {
@@ -698,9 +698,8 @@ const char *upstream_refusal(struct upstream_conn *uc)
 {
     if (uc->is_private && !is_closed(uc)) /* it finds out for itself */
         return NULL;
-    const char *refusal = node_refusal(uc->upstream);
-    if (refusal)
-        return refusal;
+    if (!breaker_is_closed(uc->upstream->breaker))
+        return describe_refusal(uc->upstream);
     return uc->refused || uc->is_private ? uc->error : NULL;
 }
 
