@@ -29,6 +29,7 @@
 #include "judge.h"
 #include "operations.h"
 #include "sessions.h"
+#include "strings.h"
 
 enum {
     MS = 1000, /* us */
@@ -64,68 +65,6 @@ static uint64_t now_us(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec / 1000;
-}
-
-/* --- violations ---------------------------------------------------------------------------------
- */
-
-static void print_state(const struct key *k, uint32_t i)
-{
-    const struct state *s = &k->states[i];
-    printf(" %" PRIu32 "%s:[", i, s->undone ? "(undone)" : "");
-    for (unsigned j = 0; j < s->n; j++)
-        printf("%s%" PRIu32, j ? " " : "", s->part[j]);
-    printf("]");
-    if (k->type == KEY_STRING)
-        printf(" of %" PRIu64, key_length(k, s));
-}
-
-static void print_key(const struct ref *r)
-{
-    const struct key *k = r->key;
-    uint32_t hi = r->exact ? r->hi : k->n_states - 1;
-    printf("    %s in db %u of client %u%s%s, %" PRIu32 " states, may show", k->name, k->db,
-           k->owner, k->doubtful ? ", in doubt" : "", k->lost ? ", lost" : "", k->n_states);
-    for (uint32_t i = r->lo; i <= hi && i < r->lo + 8; i++)
-        print_state(k, i);
-    putchar('\n');
-}
-
-static void print_memories(const struct client *c)
-{
-    uint64_t first = c->n_memories > MEMORIES ? c->n_memories - MEMORIES : 0;
-    for (uint64_t i = first; i < c->n_memories; i++) {
-        const struct memory *m = &c->memories[i % MEMORIES];
-        printf("    %s %s: %s\n", m->command, m->key, m->reply);
-    }
-}
-
-void load_violation(struct load *l, const struct client *c, const struct owed *o, const char *what,
-                    struct span seen)
-{
-    char text[300];
-    l->tally.violations++;
-    if (l->tally.violations > TALLY_SHOWN)
-        return;
-    tally_escape(text, sizeof text, seen.p, seen.n);
-    printf("VIOLATION %s: seed %" PRIu64 ", client %u, connection %016" PRIx64
-           ", db %u, RESP%u, %u owed%s, command %s, number %" PRIu64 ", %" PRIu32 " .. %" PRIu32
-           "\n    seen %zu bytes: %s\n",
-           what, l->seed, c->id, c->nonce, c->db, c->resp, c->n_owed,
-           c->multi == MULTI_OPEN ? ", in MULTI" : "", o ? o->op->name : "none", o ? o->number : 0,
-           o ? o->from : 0, o ? o->to : 0, seen.n, text);
-    if (c->multi == MULTI_OPEN) {
-        printf("    %u of the transaction not answered yet%s, watch %d:", c->n_queued,
-               c->spoiled ? ", one was refused" : "", (int)c->watch);
-        for (unsigned i = 0; i < c->n_queued; i++)
-            printf(" %s", c->queued[i].op->name);
-        putchar('\n');
-    }
-    for (unsigned i = 0; o && i < o->n; i++)
-        if (o->refs[i].key)
-            print_key(&o->refs[i]);
-    print_memories(c);
-    fflush(stdout);
 }
 
 /* --- connections --------------------------------------------------------------------------------
@@ -341,12 +280,9 @@ static void change_character(struct chaos *ch, struct client *c)
     c->character_until = ch->load.now + 100 * MS + dice_below(d, 2000 * MS);
 }
 
-static enum verdict check_quit(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_quit(const struct answer *a)
 {
-    (void)l;
-    (void)c;
-    (void)o;
-    return reader_text(r, "+OK\r\n") ? AS_ASKED : WRONG;
+    return reader_text(a->reader, "+OK\r\n") ? AS_ASKED : WRONG;
 }
 
 static void quit(struct client *c)
@@ -361,7 +297,7 @@ static void quit(struct client *c)
 static void half_close(struct chaos *ch, struct client *c)
 {
     if (dice_chance(&ch->load.dice, 300) && !c->barrier)
-        operations_half(&ch->load, c);
+        strings_half(&ch->load, c);
     c->state = CLIENT_ENDING;
     c->shut = true;
 }

@@ -17,14 +17,27 @@ enum {
     MEMORIES = 16,   /* replies that are remembered */
 };
 
+/* A reply, or what has become of it. */
+struct answer {
+    struct load *load;
+    struct client *client;
+    struct owed *owed;
+    struct reader *reader; /* where it begins; a check reads it to its end */
+};
+
 /* What a check says of a reply. MORE: the next reply is this command's, too. */
 enum verdict { WRONG, AS_ASKED, WITHOUT_EFFECT, MORE };
 
+static inline enum verdict verdict(bool right)
+{
+    return right ? AS_ASKED : WRONG;
+}
+
 struct operation {
     const char *name;
-    enum verdict (*check)(struct load *l, struct client *c, struct owed *o, struct reader *r);
+    enum verdict (*check)(const struct answer *a);
     /* When the reply has come, or never will; NULL: of the keys only. */
-    void (*settle)(struct load *l, struct client *c, struct owed *o, enum outcome outcome);
+    void (*settle)(const struct answer *a, enum outcome outcome);
     bool is_refused; /* already when a transaction queues it */
 };
 
@@ -114,6 +127,11 @@ struct client {
     struct memory memories[MEMORIES];
     uint64_t n_memories;
 };
+
+static inline bool client_owns(const struct client *c, const struct key *k)
+{
+    return k->owner == c->id;
+}
 
 /* Commands, appended to the output. */
 void client_command(struct client *c, unsigned words);

@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "operations.h"
 #include "sessions.h"
 
-static void settle(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+void judge_settle(const struct answer *a, enum outcome outcome)
 {
-    (o->op->settle ? o->op->settle : operations_settle)(l, c, o, outcome);
+    const struct operation *op = a->owed->op;
+    (op->settle ? op->settle : load_settle)(a, outcome);
 }
 
 static bool begins(struct span s, const char *text)
@@ -20,9 +20,10 @@ static bool begins(struct span s, const char *text)
 
 /* An error that a fault explains; what it says of the command. LOADING and BUSY are said instead of
  * doing it. */
-static bool is_accepted(struct load *l, struct client *c, struct reader *r, enum outcome *outcome)
+static bool is_accepted(const struct answer *a, enum outcome *outcome)
 {
-    struct reader at = *r;
+    struct load *l = a->load;
+    struct reader at = *a->reader;
     struct span error;
     if (l->strict || !reader_error(&at, &error))
         return false;
@@ -32,46 +33,47 @@ static bool is_accepted(struct load *l, struct client *c, struct reader *r, enum
         *outcome = UNDONE;
     else
         return false;
-    *r = at;
-    c->troubled |= *outcome == DOUBT;
-    c->paused_until = l->now + 5000 + dice_below(&l->dice, 150000);
+    *a->reader = at;
+    a->client->troubled |= *outcome == DOUBT;
+    a->client->paused_until = l->now + 5000 + dice_below(&l->dice, 150000);
     tally_error(&l->tally, error);
     return true;
 }
 
-enum verdict judge_reply(struct load *l, struct client *c, struct owed *o, struct reader *r)
+enum verdict judge_reply(const struct answer *a)
 {
     enum outcome outcome;
-    if (is_accepted(l, c, r, &outcome)) {
-        settle(l, c, o, outcome);
+    if (is_accepted(a, &outcome)) {
+        judge_settle(a, outcome);
         return AS_ASKED;
     }
-    enum verdict verdict = o->op->check(l, c, o, r);
+    enum verdict verdict = a->owed->op->check(a);
     if (verdict == WRONG)
         return WRONG;
-    tally_reply(&l->tally, o->op->name);
+    tally_reply(&a->load->tally, a->owed->op->name);
     if (verdict != MORE)
-        settle(l, c, o, verdict == AS_ASKED ? DONE : UNDONE);
+        judge_settle(a, verdict == AS_ASKED ? DONE : UNDONE);
     return verdict;
 }
 
 /* A command of a transaction is queued now, and answered by EXEC. */
-static enum verdict judge_queued(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict judge_queued(const struct answer *a)
 {
+    struct client *c = a->client;
     enum outcome outcome;
-    if (o->op->is_refused) {
+    if (a->owed->op->is_refused) {
         c->spoiled = true;
-        return judge_reply(l, c, o, r);
+        return judge_reply(a);
     }
-    if (is_accepted(l, c, r, &outcome)) {
+    if (is_accepted(a, &outcome)) {
         c->spoiled = true;
-        settle(l, c, o, outcome);
+        judge_settle(a, outcome);
         return AS_ASKED;
     }
-    if (!reader_text(r, "+QUEUED\r\n") || c->n_queued == QUEUED_MAX)
+    if (!reader_text(a->reader, "+QUEUED\r\n") || c->n_queued == QUEUED_MAX)
         return WRONG;
-    tally_reply(&l->tally, "QUEUED");
-    c->queued[c->n_queued++] = *o;
+    tally_reply(&a->load->tally, "QUEUED");
+    c->queued[c->n_queued++] = *a->owed;
     return AS_ASKED;
 }
 
@@ -99,8 +101,9 @@ bool judge_frame(struct load *l, struct client *c, const char *p, size_t n)
         return false;
     }
     remember(c, o, seen);
-    enum verdict verdict =
-        o->queued && c->multi == MULTI_OPEN ? judge_queued(l, c, o, &r) : judge_reply(l, c, o, &r);
+    const struct answer a = {l, c, o, &r};
+    bool queued = o->queued && c->multi == MULTI_OPEN;
+    enum verdict verdict = queued ? judge_queued(&a) : judge_reply(&a);
     if (verdict == WRONG || r.at != r.end) {
         load_violation(l, c, o, "wrong reply", seen);
         return false;
@@ -114,7 +117,7 @@ void judge_lost(struct load *l, struct client *c)
 {
     struct owed *o;
     while ((o = client_head(c))) {
-        settle(l, c, o, DOUBT);
+        judge_settle(&(struct answer){l, c, o, NULL}, DOUBT);
         client_pop(c);
     }
     sessions_lost(l, c);

@@ -1,4 +1,4 @@
-/* operations.h - what is asked, and what the replies may be: commands that need no session. */
+/* operations.h - which command comes next. */
 #ifndef CHAOS_OPERATIONS_H
 #define CHAOS_OPERATIONS_H
 
@@ -6,25 +6,9 @@
 
 /* Sends something that fits the client's character and state; false: nothing now. */
 bool operations_send(struct load *l, struct client *c);
-/* Something that may stand in a transaction. */
-bool operations_send_queued(struct load *l, struct client *c);
-/* Something for a client that has subscribed in RESP3. */
-bool operations_send_simple(struct load *l, struct client *c);
-
-bool operations_ping(struct load *l, struct client *c);
-/* A value that nobody else has, and that names `name`. */
-struct value operations_nonce(struct load *l, struct client *c, const char *name);
-/* SET of one of the client's own keys; NULL: it has none. */
-struct key *operations_set(struct load *l, struct client *c);
-/* A command that nobody knows. */
-bool operations_unknown(struct load *l, struct client *c);
-/* Random length of a value, at most `limit`. */
-uint32_t operations_length(struct load *l, const struct client *c, uint32_t limit);
-/* Reads all of a key, whatever its type. */
+/* Something plain, such as may stand in a transaction, or come from one who has subscribed. */
+bool operations_send_plain(struct load *l, struct client *c);
+/* Reads all of a key that is no queue. */
 void operations_read(struct client *c, struct key *k, bool by_owner);
-/* The rest of a command that only its own client's program can break: half of a SET. */
-void operations_half(struct load *l, struct client *c);
-/* What becomes of the keys of a command without a settle of its own. */
-void operations_settle(struct load *l, struct client *c, struct owed *o, enum outcome outcome);
 
 #endif

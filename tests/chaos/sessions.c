@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "connection.h"
 #include "judge.h"
 #include "operations.h"
+#include "strings.h"
 
 enum {
     NAMED_MIN = 80,           /* bytes of an element or message: enough to name it */
@@ -16,11 +18,6 @@ enum {
 };
 
 static const char pattern[] = "c[0-9]*"; /* all of the test's channels */
-
-static enum verdict verdict(bool right)
-{
-    return right ? AS_ASKED : WRONG;
-}
 
 /* --- WATCH --------------------------------------------------------------------------------------
  */
@@ -33,16 +30,15 @@ void sessions_forget_watch(struct client *c)
     c->watch = WATCH_NONE;
 }
 
-static enum verdict check_watch(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_watch(const struct answer *a)
 {
-    (void)l;
-    if (!reader_text(r, "+OK\r\n"))
+    if (!reader_text(a->reader, "+OK\r\n"))
         return WRONG;
-    bool another = c->watch != WATCH_NONE; /* left by an EXEC that found no transaction */
-    sessions_forget_watch(c);
-    c->watch = another || o->refs[0].key->doubtful ? WATCH_UNKNOWN : WATCH_CLEAN;
-    c->watched = o->refs[0].key;
-    c->watched->refs++;
+    bool another = a->client->watch != WATCH_NONE; /* left by an EXEC that found no transaction */
+    sessions_forget_watch(a->client);
+    a->client->watch = another || a->owed->refs[0].key->doubtful ? WATCH_UNKNOWN : WATCH_CLEAN;
+    a->client->watched = a->owed->refs[0].key;
+    a->client->watched->refs++;
     return AS_ASKED;
 }
 
@@ -58,7 +54,7 @@ static void send_watch(struct load *l, struct client *c)
     client_key(c, k);
     owed_add(client_owe(c, &op), ref_only(k));
     if (dice_chance(&l->dice, 500))
-        (void)operations_set(l, c);
+        (void)strings_set(l, c);
 }
 
 /* --- MULTI .. EXEC ------------------------------------------------------------------------------
@@ -68,40 +64,36 @@ static void settle_queued(struct load *l, struct client *c, enum outcome outcome
 {
     for (unsigned i = 0; i < c->n_queued; i++) {
         struct owed *o = &c->queued[i];
-        (o->op->settle ? o->op->settle : operations_settle)(l, c, o, outcome);
+        judge_settle(&(struct answer){l, c, o, NULL}, outcome);
     }
     c->n_queued = 0;
 }
 
-static enum verdict check_multi(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_multi(const struct answer *a)
 {
-    (void)l;
-    (void)o;
-    if (!reader_text(r, "+OK\r\n"))
+    if (!reader_text(a->reader, "+OK\r\n"))
         return WRONG;
-    c->multi = MULTI_OPEN;
-    c->spoiled = false;
+    a->client->multi = MULTI_OPEN;
+    a->client->spoiled = false;
     return AS_ASKED;
 }
 
 /* Without it the commands behind it are carried out one by one. */
-static void settle_multi(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+static void settle_multi(const struct answer *a, enum outcome outcome)
 {
-    (void)l;
-    (void)o;
     if (outcome != DONE)
-        c->multi = MULTI_FAILED;
+        a->client->multi = MULTI_FAILED;
 }
 
-static void end_multi(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+static void end_multi(const struct answer *a, enum outcome outcome)
 {
-    (void)o;
-    settle_queued(l, c, outcome);
-    if (c->multi == MULTI_OPEN)
-        sessions_forget_watch(c);
-    else if (c->watch != WATCH_NONE && outcome == DOUBT) /* gone with its connection, perhaps */
-        c->watch = WATCH_UNKNOWN;
-    c->multi = MULTI_NONE;
+    settle_queued(a->load, a->client, outcome);
+    if (a->client->multi == MULTI_OPEN)
+        sessions_forget_watch(a->client);
+    else if (a->client->watch != WATCH_NONE &&
+             outcome == DOUBT) /* gone with its connection, perhaps */
+        a->client->watch = WATCH_UNKNOWN;
+    a->client->multi = MULTI_NONE;
 }
 
 static enum verdict check_elements(struct load *l, struct client *c, struct reader *r)
@@ -110,49 +102,47 @@ static enum verdict check_elements(struct load *l, struct client *c, struct read
     if (!reader_array(r, &n) || n != c->n_queued || c->spoiled || c->watch == WATCH_DIRTY)
         return WRONG;
     unsigned i = 0;
-    while (i < c->n_queued && judge_reply(l, c, &c->queued[i], r) != WRONG)
+    while (i < c->n_queued && judge_reply(&(struct answer){l, c, &c->queued[i], r}) != WRONG)
         i++;
     c->n_queued -= i; /* those that are not settled yet */
     memmove(c->queued, c->queued + i, c->n_queued * sizeof *c->queued);
     return verdict(c->n_queued == 0);
 }
 
-static enum verdict check_exec(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_exec(const struct answer *a)
 {
     static const char previous[] =
         "-EXECABORT Transaction discarded because of previous errors.\r\n";
     static const char because[] = "EXECABORT Transaction discarded because of: ";
-    struct reader before = *r;
+    struct reader before = *a->reader;
     struct span error;
-    (void)o;
-    if (c->multi == MULTI_NONE)
+    if (a->client->multi == MULTI_NONE)
         return WRONG;
-    if (c->multi == MULTI_FAILED && reader_text(r, "-ERR EXEC without MULTI\r\n"))
+    if (a->client->multi == MULTI_FAILED && reader_text(a->reader, "-ERR EXEC without MULTI\r\n"))
         return AS_ASKED;
-    bool undone = (c->spoiled && reader_text(r, previous)) ||
-                  (c->multi == MULTI_OPEN &&
-                   (c->watch == WATCH_DIRTY || c->watch == WATCH_UNKNOWN) && reader_null_array(r));
-    if (!undone && !l->strict && reader_error(r, &error))
+    bool undone = (a->client->spoiled && reader_text(a->reader, previous)) ||
+                  (a->client->multi == MULTI_OPEN &&
+                   (a->client->watch == WATCH_DIRTY || a->client->watch == WATCH_UNKNOWN) &&
+                   reader_null_array(a->reader));
+    if (!undone && !a->load->strict && reader_error(a->reader, &error))
         undone = error.n > sizeof because && memcmp(error.p, because, sizeof because - 1) == 0;
     if (undone) {
-        settle_queued(l, c, UNDONE);
-        sessions_forget_watch(c);
+        settle_queued(a->load, a->client, UNDONE);
+        sessions_forget_watch(a->client);
         return AS_ASKED;
     }
-    if (c->multi == MULTI_FAILED)
+    if (a->client->multi == MULTI_FAILED)
         return WRONG;
-    *r = before;
-    return check_elements(l, c, r);
+    *a->reader = before;
+    return check_elements(a->load, a->client, a->reader);
 }
 
-static enum verdict check_discard(struct load *l, struct client *c, struct owed *o,
-                                  struct reader *r)
+static enum verdict check_discard(const struct answer *a)
 {
-    (void)o;
-    if (c->multi == MULTI_FAILED)
-        return verdict(reader_text(r, "-ERR DISCARD without MULTI\r\n"));
-    settle_queued(l, c, UNDONE);
-    return verdict(c->multi == MULTI_OPEN && reader_text(r, "+OK\r\n"));
+    if (a->client->multi == MULTI_FAILED)
+        return verdict(reader_text(a->reader, "-ERR DISCARD without MULTI\r\n"));
+    settle_queued(a->load, a->client, UNDONE);
+    return verdict(a->client->multi == MULTI_OPEN && reader_text(a->reader, "+OK\r\n"));
 }
 
 static const struct operation op_exec = {.name = "EXEC", .check = check_exec, .settle = end_multi};
@@ -170,9 +160,9 @@ bool sessions_send_transaction(struct load *l, struct client *c)
     client_owe(c, &op_multi);
     c->queueing = true;
     while (n--)
-        (void)operations_send_queued(l, c);
+        (void)operations_send_plain(l, c);
     if (dice_chance(&l->dice, 60))
-        (void)operations_unknown(l, c);
+        (void)connection_unknown(l, c);
     c->queueing = false;
     bool exec = dice_chance(&l->dice, 900);
     client_say(c, exec ? "EXEC" : "DISCARD", NULL);
@@ -185,31 +175,30 @@ bool sessions_send_transaction(struct load *l, struct client *c)
 
 static struct value add_named(struct load *l, struct client *c, struct key *k)
 {
-    uint32_t len = NAMED_MIN + operations_length(l, c, ELEMENT_MAX);
+    uint32_t len = NAMED_MIN + load_length(l, c, ELEMENT_MAX);
     return key_value(k, key_add_piece(k, c->nonce, len), 0);
 }
 
 /* What has been sent is in there, or nobody knows. */
-static void settle_sent(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+static void settle_sent(const struct answer *a, enum outcome outcome)
 {
-    struct key *k = o->refs[0].key;
+    struct key *k = a->owed->refs[0].key;
     k->pending--;
     if (outcome == DONE)
-        k->confirmed = (uint32_t)o->number;
+        k->confirmed = (uint32_t)a->owed->number;
     else
-        model_doubt(l->model, k);
+        model_doubt(a->load->model, k);
     if (k->suspect && k->confirmed >= k->suspect && !k->doubtful)
-        load_violation(l, c, o, "some of what it sent was missing or out of order",
+        load_violation(a->load, a->client, a->owed,
+                       "some of what it sent was missing or out of order",
                        (struct span){k->name, strlen(k->name)});
-    model_settle(l->model, &o->refs[0], outcome);
+    model_settle(a->load->model, &a->owed->refs[0], outcome);
 }
 
-static enum verdict check_push(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_push(const struct answer *a)
 {
     int64_t n;
-    (void)l;
-    (void)c;
-    return verdict(reader_integer(r, &n) && n >= 1 && n <= (int64_t)o->from);
+    return verdict(reader_integer(a->reader, &n) && n >= 1 && n <= (int64_t)a->owed->from);
 }
 
 bool sessions_send_push(struct load *l, struct client *c)
@@ -241,16 +230,15 @@ static bool is_element(const struct key *k, uint32_t version, struct span s)
 }
 
 /* The oldest element; nothing only if all that was surely there has been taken before. */
-static enum verdict check_pop(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_pop(const struct answer *a)
 {
-    struct key *k = o->refs[0].key;
+    struct key *k = a->owed->refs[0].key;
     struct span s;
     int64_t n;
-    (void)l;
-    (void)c;
-    if (reader_null_array(r))
-        return k->doubtful || k->taken >= o->number ? WITHOUT_EFFECT : WRONG;
-    if (!reader_array(r, &n) || n != 2 || !reader_is_bulk(r, k->name) || !reader_bulk(r, &s))
+    if (reader_null_array(a->reader))
+        return k->doubtful || k->taken >= a->owed->number ? WITHOUT_EFFECT : WRONG;
+    if (!reader_array(a->reader, &n) || n != 2 || !reader_is_bulk(a->reader, k->name) ||
+        !reader_bulk(a->reader, &s))
         return WRONG;
     uint32_t version = value_version(k->name, s.p, s.n);
     if (!is_element(k, version, s))
@@ -261,14 +249,14 @@ static enum verdict check_pop(struct load *l, struct client *c, struct owed *o, 
     return verdict(is_next || !model_suspect(k, k->taken));
 }
 
-static void settle_pop(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+static void settle_pop(const struct answer *a, enum outcome outcome)
 {
-    struct key *k = o->refs[0].key;
-    c->blocking--;
+    struct key *k = a->owed->refs[0].key;
+    a->client->blocking--;
     k->pops--;
     if (outcome == DOUBT)
-        model_doubt(l->model, k);
-    model_settle(l->model, &o->refs[0], outcome);
+        model_doubt(a->load->model, k);
+    model_settle(a->load->model, &a->owed->refs[0], outcome);
 }
 
 bool sessions_send_pop(struct load *l, struct client *c)
@@ -292,19 +280,17 @@ bool sessions_send_pop(struct load *l, struct client *c)
 }
 
 /* What is left of it when all has come to an end. */
-static enum verdict check_queue(struct load *l, struct client *c, struct owed *o, struct reader *r)
+static enum verdict check_queue(const struct answer *a)
 {
-    const struct key *k = o->refs[0].key;
+    const struct key *k = a->owed->refs[0].key;
     uint32_t left = k->confirmed - k->taken;
     struct span s;
     int64_t n;
-    (void)l;
-    (void)c;
-    if (!reader_array(r, &n) || (n != left && !k->doubtful))
+    if (!reader_array(a->reader, &n) || (n != left && !k->doubtful))
         return WRONG;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t version = k->slot % 2 ? k->taken + 1 + i : k->confirmed - i;
-        if (!reader_bulk(r, &s))
+        if (!reader_bulk(a->reader, &s))
             return WRONG;
         if (k->doubtful)
             version = value_version(k->name, s.p, s.n);
@@ -328,13 +314,10 @@ void sessions_read_queue(struct client *c, struct key *k)
 /* --- PUBLISH ------------------------------------------------------------------------------------
  */
 
-static enum verdict check_publish(struct load *l, struct client *c, struct owed *o,
-                                  struct reader *r)
+static enum verdict check_publish(const struct answer *a)
 {
     int64_t n;
-    (void)c;
-    (void)o;
-    return verdict(reader_integer(r, &n) && n >= 0 && n <= (int64_t)l->n_clients);
+    return verdict(reader_integer(a->reader, &n) && n >= 0 && n <= (int64_t)a->load->n_clients);
 }
 
 bool sessions_send_publish(struct load *l, struct client *c)
@@ -406,44 +389,39 @@ static void open_subscription(struct load *l, struct subscription *s)
     s->renewed_generation = current->generation;
 }
 
-static enum verdict check_psubscribe(struct load *l, struct client *c, struct owed *o,
-                                     struct reader *r)
+static enum verdict check_psubscribe(const struct answer *a)
 {
     struct span name;
     int64_t n;
-    (void)o;
-    if (!take_confirmation(r, "psubscribe", &name, &n) || n != 1 || name.n != strlen(pattern) ||
-        memcmp(name.p, pattern, name.n) != 0)
+    if (!take_confirmation(a->reader, "psubscribe", &name, &n) || n != 1 ||
+        name.n != strlen(pattern) || memcmp(name.p, pattern, name.n) != 0)
         return WRONG;
-    c->subscribed = 1;
+    a->client->subscribed = 1;
     for (unsigned i = 0; i < CHANNELS; i++)
-        if (c->subscriptions[i].channel)
-            open_subscription(l, &c->subscriptions[i]);
+        if (a->client->subscriptions[i].channel)
+            open_subscription(a->load, &a->client->subscriptions[i]);
     return AS_ASKED;
 }
 
-static enum verdict check_subscribe(struct load *l, struct client *c, struct owed *o,
-                                    struct reader *r)
+static enum verdict check_subscribe(const struct answer *a)
 {
     struct span name;
     int64_t n;
-    if (!take_confirmation(r, "subscribe", &name, &n) || n != ++c->subscribed)
+    if (!take_confirmation(a->reader, "subscribe", &name, &n) || n != ++a->client->subscribed)
         return WRONG;
-    struct subscription *s = find_subscription(c, name);
+    struct subscription *s = find_subscription(a->client, name);
     if (!s || s->open)
         return WRONG;
-    open_subscription(l, s);
-    return --o->number ? MORE : AS_ASKED;
+    open_subscription(a->load, s);
+    return --a->owed->number ? MORE : AS_ASKED;
 }
 
-static void settle_subscribe(struct load *l, struct client *c, struct owed *o, enum outcome outcome)
+static void settle_subscribe(const struct answer *a, enum outcome outcome)
 {
-    (void)l;
-    (void)o;
     if (outcome == DONE)
         return;
-    forget_subscriptions(c);
-    c->subscribing = true; /* until the UNSUBSCRIBE, which finds nothing */
+    forget_subscriptions(a->client);
+    a->client->subscribing = true; /* until the UNSUBSCRIBE, which finds nothing */
 }
 
 static void subscribe_by_name(struct load *l, struct client *c)
@@ -490,34 +468,31 @@ bool sessions_send_subscribe(struct load *l, struct client *c)
 
 /* Of names that were given, each; else of all that there are, or one that says that there is none.
  */
-static enum verdict check_unsubscribe(struct load *l, struct client *c, struct owed *o,
-                                      struct reader *r)
+static enum verdict check_unsubscribe(const struct answer *a)
 {
     struct span name;
     int64_t n;
-    (void)l;
-    if (o->number == 0)
-        o->number = c->subscribed ? (uint64_t)c->subscribed : 1;
-    if (!take_confirmation(r, c->by_pattern ? "punsubscribe" : "unsubscribe", &name, &n))
+    if (a->owed->number == 0)
+        a->owed->number = a->client->subscribed ? (uint64_t)a->client->subscribed : 1;
+    if (!take_confirmation(a->reader, a->client->by_pattern ? "punsubscribe" : "unsubscribe", &name,
+                           &n))
         return WRONG;
-    struct subscription *s = c->by_pattern ? &c->subscriptions[0] : find_subscription(c, name);
+    struct subscription *s =
+        a->client->by_pattern ? &a->client->subscriptions[0] : find_subscription(a->client, name);
     bool was_open = s && s->open;
     if (was_open)
         s->open = false;
-    c->subscribed -= was_open;
-    if (n != c->subscribed || (!name.p && was_open))
+    a->client->subscribed -= was_open;
+    if (n != a->client->subscribed || (!name.p && was_open))
         return WRONG;
-    return --o->number ? MORE : AS_ASKED;
+    return --a->owed->number ? MORE : AS_ASKED;
 }
 
-static void settle_unsubscribe(struct load *l, struct client *c, struct owed *o,
-                               enum outcome outcome)
+static void settle_unsubscribe(const struct answer *a, enum outcome outcome)
 {
-    (void)l;
-    (void)o;
-    c->barrier = false;
+    a->client->barrier = false;
     if (outcome == DONE)
-        forget_subscriptions(c);
+        forget_subscriptions(a->client);
 }
 
 /* Nothing is sent behind it: if it is refused the client is still subscribed. */
@@ -546,9 +521,9 @@ bool sessions_send_subscribed(struct load *l, struct client *c)
     if (how < 4)
         send_unsubscribe(l, c);
     else if (how < 60 && c->subscribed > 0 && c->resp == 3)
-        return operations_send_simple(l, c);
+        return operations_send_plain(l, c);
     else
-        return operations_ping(l, c);
+        return connection_ping(l, c);
     return true;
 }
 
