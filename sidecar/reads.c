@@ -203,11 +203,13 @@ static void note_asked(struct caller *c, uint64_t hash)
     c->asked |= (uint64_t)1 << (hash & 63);
 }
 
+/* Only what goes the caller's own way: a flight on another connection may be slower, and what the
+ * client writes behind its read would overtake that. */
 static bool join(struct proxy *p, struct caller *c, const struct l1_view *view,
                  const struct upstream_conn *uc)
 {
     struct fill *f = coherence_join(p->coherence, view, c->resp);
-    if (!f || (is_asked(c, view->hash) && coherence_fill_path(f) != uc) || !wait_for(c, f))
+    if (!f || coherence_fill_path(f) != uc || !wait_for(c, f))
         return false;
     p->metrics->coalesced++;
     return true;
