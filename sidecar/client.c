@@ -154,7 +154,7 @@ static size_t run_commands(struct client *cl, const struct batch *b, struct bloc
     struct request_plan plans[BATCH];
     struct proxy *p = cl->proxy;
     for (size_t i = 0; i < b->n; i++) {
-        plans[i].argv = cl->args.v + b->first_arg[i];
+        plans[i].argv = b->argc[i] ? cl->args.v + b->first_arg[i] : NULL;
         plans[i].argc = b->argc[i];
         plans[i].block = block;
         request_plan(p, &plans[i]);
