@@ -251,7 +251,8 @@ static void run_ping(struct proxy *p, struct caller *c, const struct request_pla
         forward_give_up(p, r);
         return;
     }
-    append_pong(&r->after, plan);
+    if (!r->muted)
+        append_pong(&r->after, plan);
     forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 

@@ -155,7 +155,7 @@ static void tracking_info_done(struct query *q, const char *reply, size_t n, con
         forward_lost(p, r, error);
         return;
     }
-    if (r->caller)
+    if (r->caller && !r->muted)
         tracker_write_info(p, r->caller, reply, n, &r->after);
     forward_done(p, r, '*');
 }
