@@ -680,6 +680,11 @@ uint64_t upstream_client_id(const struct upstream_conn *uc)
     return is_ready(uc) ? pipeline_handshake(uc->pipeline)->id : 0;
 }
 
+bool upstream_owes(const struct upstream_conn *uc)
+{
+    return pipeline_owed(uc->pipeline) > 0;
+}
+
 unsigned upstream_lent(const struct upstream *u)
 {
     unsigned n = 0;
