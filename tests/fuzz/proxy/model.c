@@ -333,6 +333,7 @@ static void add_want(struct person *c, const struct resp_slice *argv, size_t arg
         take_effect(c, w);
     if (w->command && w->command->id == COMMAND_ID_CLIENT_REPLY)
         muted = take_reply_mode(c, w);
+    c->loose |= muted && w->command && w->command->id == COMMAND_ID_MULTI; /* was it refused? */
     if (muted || c->loose) {
         want_free(w);
         return;
@@ -709,6 +710,8 @@ static void check_confirmation(struct person *c, size_t row, struct resp_slice f
 static void take_reply(struct person *c, struct resp_slice frame)
 {
     struct want *w = STAILQ_FIRST(&c->wants);
+    if (!w && c->model->forgets && is_text(frame, "-ERR out of memory\r\n"))
+        return; /* a command that was not even read */
     if (!w)
         wrong("client %u is answered what it did not ask: %.*s", c->slot,
               (int)(frame.len < 200 ? frame.len : 200), frame.data);

@@ -53,6 +53,7 @@ struct model {
     bool trouble;            /* errors and disconnections are to be expected */
     bool kills;              /* clients kill each other, or are drained */
     bool pauses;
+    bool forgets;  /* memory has run out */
     bool stale;    /* in trouble it may show what is not so any more */
     bool squeezed; /* clients may be sent away for want of memory */
 };

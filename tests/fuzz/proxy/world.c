@@ -741,7 +741,7 @@ static void common_step(struct world *w, const struct step *step)
         set_options(w, step->a);
         break;
     case STEP_MEMORY:
-        w->model.trouble = true;
+        w->model.trouble = w->model.forgets = true;
         memory_fail(step->a % 64, step->b % 8 + 1U);
         break;
     default:
