@@ -156,7 +156,7 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
     struct request_plan plans[BATCH];
     struct proxy *p = cl->proxy;
     for (size_t i = 0; i < b->n; i++) {
-        plans[i].argv = cl->args.v + b->first_arg[i];
+        plans[i].argv = b->argc[i] ? cl->args.v + b->first_arg[i] : NULL;
         plans[i].argc = b->argc[i];
         plans[i].text = text + (i ? b->end[i - 1] : 0);
         if (*plans[i].text != '*')

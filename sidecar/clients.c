@@ -442,7 +442,8 @@ static uint64_t blocked_id(const struct proxy *p, int64_t id)
     return c && c->state.blocking && c->lane ? upstream_client_id(c->lane) : 0;
 }
 
-/* Not down the client's own lane: it may be the one that is blocked. */
+/* Not down the client's own lane: it may be the one that is blocked. Alone, because what it had
+ * sent there meanwhile might be confirmed (SUBSCRIBE) before this is answered. */
 static void send_unblock(struct proxy *p, struct caller *c, const struct command *command,
                          const struct resp_slice *argv, size_t argc, uint64_t id)
 {
@@ -452,7 +453,7 @@ static void send_unblock(struct proxy *p, struct caller *c, const struct command
     if (argc == 4)
         args[3] = argv[3];
     struct request_plan plan = {.argv = args, .argc = argc, .command = command};
-    (void)forward_down(p, c, &plan, proxy_query_lane(p, c));
+    (void)forward_alone(p, c, &plan, proxy_query_lane(p, c));
 }
 
 static void run_unblock(struct proxy *p, struct caller *c, const struct command *command,

@@ -50,6 +50,9 @@ void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
+    if (c->session) /* confirmations of a SUBSCRIBE behind it, on that, would come before its reply
+                     */
+        r->exclusive = c->exclusive = true;
     *f = (struct filter){.query.done = on_reply,
                          .proxy = p,
                          .request = r,

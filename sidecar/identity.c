@@ -173,7 +173,8 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
     struct request *r = hello->request;
     if (r->caller && r->caller->lane == hello->uc && !error)
         upstream_set_resp(hello->uc, r->caller->resp);
-    if (r->caller && (error || !write_theirs(r->caller, reply, n, &r->after)))
+    bool wanted = r->caller && !r->muted;
+    if (wanted && (error || !write_theirs(r->caller, reply, n, &r->after)))
         write_hello(hello->proxy, r->caller, &r->after);
     free(hello);
     request_done(r);

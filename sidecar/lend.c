@@ -83,15 +83,12 @@ static bool attach(struct proxy *p, struct caller *c, struct session *s)
     return true;
 }
 
-/* False: there is none (yet). */
-bool lend_open(struct proxy *p, struct caller *c)
+bool lend_open(struct proxy *p, struct caller *c, const struct caller *waiter)
 {
-    struct caller *first = TAILQ_FIRST(&p->waiting);
-    struct session *s = !first || first == c || c->wait_since ? calloc(1, sizeof *s) : NULL;
-    if (s && attach(p, c, s)) {
-        lend_stop_waiting(p, c);
+    bool turn = TAILQ_EMPTY(&p->waiting) || c->wait_since || waiter->wait_since;
+    struct session *s = turn ? calloc(1, sizeof *s) : NULL;
+    if (s && attach(p, c, s))
         return true;
-    }
     free(s);
     return false;
 }
@@ -138,8 +135,7 @@ static void discard(struct session *s)
 
 void lend_settle(struct proxy *p, struct caller *c)
 {
-    (void)p;
-    if (c->session && !c->head && !has_state(c))
+    if (c->session && p->running != c && !c->head && !c->wait_since && !has_state(c))
         give_back(c->session);
 }
 
@@ -151,23 +147,32 @@ void lend_end(struct proxy *p, struct caller *c)
     }
     if (!c->session)
         return;
-    if (has_state(c) || c->state.blocking)
+    /* What it has asked for and not got may yet change the state: an EXEC with a SELECT in it. */
+    if (has_state(c) || upstream_owes(c->lane))
         discard(c->session);
     else
         give_back(c->session);
 }
 
-/* A client whose connection had state is disconnected, as it would be if Redis had gone. */
+void lend_give_up(struct caller *c)
+{
+    if (c->session)
+        c->session->pinned = true; /* nobody else's any more */
+    c->quitting = true;
+}
+
+/* A client whose connection had state is disconnected, as it would be if Redis had gone. Those
+ * who wait for one try with the next tick: now they might be refused at once, again and again. */
 void lend_severed(void *ctx, void *holder)
 {
-    struct proxy *p = ctx;
     struct session *s = lend_session_of(holder);
     struct caller *c = s->caller;
+    (void)ctx;
     bool leave = has_state(c);
     forget(s);
     c->quitting |= leave;
-    c->progress(c);
-    wake_first(p);
+    if (leave || !c->wait_since)
+        c->progress(c);
 }
 
 /* --- sending ------------------------------------------------------------------------------------

@@ -33,19 +33,28 @@ struct session {
 };
 
 /* What the end of a request does to its session (request.effect). */
-enum session_effect { SESSION_EFFECT_NONE, SESSION_EFFECT_MULTI, SESSION_EFFECT_TRACKING };
+enum session_effect {
+    SESSION_EFFECT_NONE,
+    SESSION_EFFECT_MULTI,
+    SESSION_EFFECT_NESTED, /* a MULTI within */
+    SESSION_EFFECT_TRACKING
+};
 
 /* The session whose connection calls back. */
 struct session *lend_session_of(void *holder);
 bool lend_is_subscribed(const struct caller *c);
 
-/* Opens one, when nothing is owed to the caller on a shared connection. False: there is none (yet).
- */
-bool lend_open(struct proxy *p, struct caller *c);
-/* Nothing is owed to the client: gives back a connection that has no state. */
+/* Opens one, when nothing is owed to the caller on a shared connection; in the turn of `waiter`:
+ * its own, or that of a client who needs it to have one. False: there is none (yet). */
+bool lend_open(struct proxy *p, struct caller *c, const struct caller *waiter);
+/* If nothing is owed to the client, and it neither runs a command nor waits to: gives back a
+ * connection that has no state. */
 void lend_settle(struct proxy *p, struct caller *c);
 /* RESET, or the client has gone (after caller_leave): all state ends. */
 void lend_end(struct proxy *p, struct caller *c);
+/* What was to change its connection's state could not be sent: the client is disconnected when it
+ * has its replies, as if the connection had broken. */
+void lend_give_up(struct caller *c);
 /* The connection broke; for upstream_callbacks, ctx is the struct proxy. */
 void lend_severed(void *ctx, void *holder);
 
@@ -58,6 +67,7 @@ void lend_forget_message(struct session *s);
 /* Has the client woken when a connection is free, or at the latest with the next tick. */
 enum request_outcome lend_wait(struct proxy *p, struct caller *c);
 bool lend_has_waited_enough(const struct proxy *p, const struct caller *c);
+/* Its command has been run. */
 void lend_stop_waiting(struct proxy *p, struct caller *c);
 void lend_tick(struct proxy *p, uint64_t now);
 

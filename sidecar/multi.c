@@ -31,6 +31,13 @@ void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *p
     transaction_free(t);
 }
 
+static void run_nested(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct request *r = forward_run(p, c, plan);
+    if (r)
+        r->effect = SESSION_EFFECT_NESTED;
+}
+
 static void end_queueing(struct caller *c)
 {
     c->in_multi = false;
@@ -43,7 +50,8 @@ static void run_discard(struct proxy *p, struct caller *c, const struct request_
 {
     transaction_free(c->session->transaction);
     end_queueing(c);
-    (void)forward_run(p, c, plan);
+    if (!forward_run(p, c, plan))
+        lend_give_up(c);
 }
 
 static void run_exec(struct proxy *p, struct caller *c, const struct request_plan *plan)
@@ -54,12 +62,14 @@ static void run_exec(struct proxy *p, struct caller *c, const struct request_pla
     end_queueing(c);
     if (!r) {
         transaction_free(t);
+        lend_give_up(c);
         return;
     }
     r->transaction = t;
     if (!writes_begin(p, r, transaction_writes(t)) || !upstream_expect(uc, r, REPLY_EXEC)) {
         caller_not_sent(c);
         multi_exec_end(p, r, '-', UPSTREAM_NO_MEMORY);
+        lend_give_up(c);
         return;
     }
     lend_be_patient(r); /* there may be scripts in it */
@@ -138,22 +148,23 @@ static void append_unblock(struct proxy *p, struct chain *out, const struct requ
             wire_bulk(out, plan->argv[i]);
 }
 
-static void append_tracking_again(struct proxy *p, struct chain *out,
+static void append_tracking_again(struct proxy *p, const struct caller *c, struct chain *out,
                                   const struct request_plan *plan)
 {
     struct tracking_request t;
-    if (tracker_read(p, plan, &t)) /* queue_tracking has seen to it */
+    if (tracker_read(p, c, plan, &t)) /* queue_tracking has seen to it */
         (void)tracker_append(p, out, plan, &t);
 }
 
-static void append_queued(struct proxy *p, struct chain *out, const struct request_plan *plan)
+static void append_queued(struct proxy *p, const struct caller *c, struct chain *out,
+                          const struct request_plan *plan)
 {
     if (is_run_here(plan->command))
         append_stand_in(out, plan);
     else if (plan->command->id == COMMAND_ID_CLIENT_UNBLOCK)
         append_unblock(p, out, plan);
     else if (plan->command->id == COMMAND_ID_CLIENT_TRACKING)
-        append_tracking_again(p, out, plan);
+        append_tracking_again(p, c, out, plan);
     else if (is_scoped(p, plan->command))
         scoped_append(p, out, plan->command->id, plan->argv, plan->argc);
     else
@@ -166,16 +177,16 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, uc))
         return;
     struct request *r = forward_expect(c, uc);
-    if (!r)
-        return;
-    if (!note_element(p, c, plan) || !upstream_expect(uc, r, REPLY_FORWARD)) {
-        forward_give_up(p, r);
+    if (!r || !note_element(p, c, plan) || !upstream_expect(uc, r, REPLY_FORWARD)) {
+        if (r)
+            forward_give_up(p, r);
+        lend_give_up(c); /* or EXEC would run the rest */
         return;
     }
     c->state.queued++;
     struct chain *out = upstream_out(uc);
     size_t before = out->len;
-    append_queued(p, out, plan);
+    append_queued(p, c, out, plan);
     forward_sent(r, out->len - before);
 }
 
@@ -183,14 +194,13 @@ static enum request_outcome queue_tracking(struct proxy *p, struct caller *c,
                                            const struct request_plan *plan)
 {
     struct tracking_request t;
-    if (!tracker_read(p, plan, &t)) {
+    if (!tracker_read(p, c, plan, &t)) {
         if (!lend_has_waited_enough(p, c))
             return lend_wait(p, c);
-        forward_refuse(p, c, "NEARCACHE the connection to redirect to is not ready");
+        forward_refuse(p, c, TRACKER_NOT_READY);
     } else {
         queue(p, c, plan);
     }
-    lend_stop_waiting(p, c);
     return REQUEST_TAKEN;
 }
 
@@ -204,6 +214,8 @@ enum request_outcome multi_run(struct proxy *p, struct caller *c, const struct r
         run_discard(p, c, plan);
         return REQUEST_TAKEN;
     case COMMAND_ID_MULTI: /* the server has its own words for these */
+        run_nested(p, c, plan);
+        return REQUEST_TAKEN;
     case COMMAND_ID_WATCH:
         (void)forward_run(p, c, plan);
         return REQUEST_TAKEN;
@@ -241,7 +253,7 @@ static void run_local(struct proxy *p, struct caller *c, const struct request_pl
 static void set_tracking(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     struct tracking_request t;
-    if (c->session && tracker_read(p, plan, &t))
+    if (c->session && tracker_read(p, c, plan, &t))
         tracker_apply(c, &t);
 }
 
@@ -281,8 +293,11 @@ void multi_exec_end(struct proxy *p, struct request *r, char type, const char *e
     forward_finish(p, r, type, error);
 }
 
-void multi_refused(struct caller *c)
+/* What was sent to be queued will be run at once: SELECT, WATCH, SUBSCRIBE ... */
+void multi_refused(const struct request *r)
 {
+    struct caller *c = r->caller;
+    c->session->pinned |= r->next != NULL;
     if (!c->in_multi)
         return;
     transaction_free(c->session->transaction);

@@ -11,7 +11,7 @@
 /* MULTI; the caller has a session. */
 void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *plan);
 /* The server refused it. */
-void multi_refused(struct caller *c);
+void multi_refused(const struct request *r);
 /* Any command after it, EXEC and DISCARD among them. */
 enum request_outcome multi_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
 

@@ -38,6 +38,7 @@ struct proxy {
     uint64_t paused_until;        /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
     size_t n_monitors;            /* clients that MONITOR */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
+    const struct caller *running; /* whose command is being run */
 
     TAILQ_HEAD(, caller) pressed; /* not read from: these four are pressure.c's */
     uint64_t evicted_at, stuck_since, next_idle_check;

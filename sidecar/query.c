@@ -17,7 +17,7 @@ static void finish(struct query *q, const char *error)
     q->buf = NULL;
     q->len = q->cap = 0;
     q->failed = false;
-    q->done(q, error ? NULL : buf, error ? 0 : len, error);
+    q->done(q, error ? "" : buf, error ? 0 : len, error);
     free(buf);
 }
 

@@ -19,7 +19,7 @@ enum reply_tag {
 };
 
 struct query {
-    /* The whole reply, or reply NULL and `error`, a RESP error line to hand on. Called once; the
+    /* The whole reply, or no bytes and `error`, a RESP error line to hand on. Called once; the
      * query may be sent again or freed from inside. */
     void (*done)(struct query *q, const char *reply, size_t len, const char *error);
     struct budget *budget; /* counts buf; of the connection that it was sent down */

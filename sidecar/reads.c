@@ -445,7 +445,7 @@ static void mget_answer(struct caller *c, struct mget *m)
 /* Nobody can be asked: all of it from what was right a while ago? False: the client has been told.
  */
 static bool mget_make_do(struct proxy *p, struct caller *c, const struct request_plan *plan,
-                         struct mget **m)
+                         struct upstream_conn *uc, struct mget **m)
 {
     mget_free(*m);
     *m = p->config->l1_stale_if_error.n ? mget_new(p, plan->argc - 1) : NULL;
@@ -454,7 +454,7 @@ static bool mget_make_do(struct proxy *p, struct caller *c, const struct request
     if (*m && (*m)->n_missing == 0)
         return true;
     mget_free(*m);
-    (void)proxy_refused(p, c, proxy_lane(p, c, c->db));
+    (void)proxy_refused(p, c, uc);
     return false;
 }
 
@@ -476,7 +476,7 @@ void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *pl
     p->metrics->hits += m->n - m->n_missing;
     p->metrics->misses += m->n_missing;
     struct upstream_conn *uc = m->n_missing ? proxy_lane(p, c, c->db) : NULL;
-    if (m->n_missing && is_down(uc) && !mget_make_do(p, c, plan, &m))
+    if (m->n_missing && is_down(uc) && !mget_make_do(p, c, plan, uc, &m))
         return;
     if (m->n_missing == 0) {
         mget_answer(c, m);

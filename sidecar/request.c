@@ -6,6 +6,7 @@
 
 #include "filtered.h"
 #include "identity.h"
+#include "lend.h"
 #include "link.h"
 #include "local.h"
 #include "monitor.h"
@@ -272,7 +273,8 @@ static void run_ping(struct proxy *p, struct caller *c, const struct request_pla
         forward_give_up(p, r);
         return;
     }
-    append_pong(&r->after, plan);
+    if (!r->muted)
+        append_pong(&r->after, plan);
     forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
@@ -455,8 +457,20 @@ static void note_pause(struct proxy *p, const struct request_plan *plan)
 /* Nothing about this client asks for more than a look into the L1. */
 static bool is_plain(const struct proxy *p, const struct caller *c)
 {
-    return c->authenticated && !c->lane && !c->reply_off && !c->reply_skip && !c->reply_skip_next &&
-           !p->n_monitors && !p->paused_until;
+    return c->authenticated && !c->lane && !c->wait_since && !c->reply_off && !c->reply_skip &&
+           !c->reply_skip_next && !p->n_monitors && !p->paused_until;
+}
+
+static enum request_outcome dispatch(struct proxy *p, struct caller *c,
+                                     const struct request_plan *plan)
+{
+    enum request_outcome outcome =
+        session_takes(p, c, plan) ? session_run(p, c, plan) : run_class(p, c, plan);
+    if (plan->command->id == COMMAND_ID_CLIENT_PAUSE)
+        note_pause(p, plan);
+    else if (plan->command->id == COMMAND_ID_CLIENT_UNPAUSE)
+        p->paused_until = 0;
+    return outcome;
 }
 
 enum request_outcome request_run(struct proxy *p, struct caller *c, const struct request_plan *plan)
@@ -476,22 +490,20 @@ enum request_outcome request_run(struct proxy *p, struct caller *c, const struct
     const char *error = refusal(p, c, plan, text);
     if (plan->command)
         c->last_command = plan->command;
-    enum request_outcome outcome = REQUEST_TAKEN;
     bool skip_next = c->reply_skip_next;
     caller_next_command(c);
+    p->running = c;
+    enum request_outcome outcome = error ? REQUEST_TAKEN : dispatch(p, c, plan);
     if (error)
         forward_refuse(p, c, error);
-    else if (session_takes(p, c, plan))
-        outcome = session_run(p, c, plan);
-    else
-        outcome = run_class(p, c, plan);
-    if (!error && plan->command->id == COMMAND_ID_CLIENT_PAUSE)
-        note_pause(p, plan);
-    else if (!error && plan->command->id == COMMAND_ID_CLIENT_UNPAUSE)
-        p->paused_until = 0;
-    if (outcome == REQUEST_LATER)
+    p->running = NULL;
+    if (outcome == REQUEST_LATER) {
         c->reply_skip_next = skip_next;
-    if (p->n_monitors && outcome == REQUEST_TAKEN && !error && c->conn)
+        return REQUEST_LATER;
+    }
+    lend_stop_waiting(p, c);
+    lend_settle(p, c); /* it may have been refused */
+    if (p->n_monitors && !error && c->conn)
         monitor_feed(p, c, plan->command, plan->argv, plan->argc);
-    return outcome;
+    return REQUEST_TAKEN;
 }

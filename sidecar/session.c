@@ -91,7 +91,11 @@ void session_effect(struct request *r, char type)
         break;
     case SESSION_EFFECT_MULTI:
         if (type == '-')
-            multi_refused(c);
+            multi_refused(r);
+        break;
+    case SESSION_EFFECT_NESTED: /* it was the first one that was refused */
+        if (type == '+')
+            lend_give_up(c);
         break;
     case SESSION_EFFECT_TRACKING:
         if (type == '+')
@@ -170,8 +174,7 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
         run_watch(p, c, plan);
         break;
     case COMMAND_ID_UNWATCH:
-        c->state.watching = false;
-        (void)forward_run(p, c, plan);
+        c->state.watching &= !forward_run(p, c, plan);
         break;
     case COMMAND_ID_WAIT:
         send_wait(p, c, plan);
@@ -194,14 +197,12 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
             c->session->pinned |= command->learned && strchr(command->name, '|');
         break;
     }
-    lend_settle(p, c); /* it may have been refused */
     return REQUEST_TAKEN;
 }
 
 static enum request_outcome refuse_waiter(struct proxy *p, struct caller *c,
                                           const struct request_plan *plan)
 {
-    lend_stop_waiting(p, c);
     /* What follows these must not go on without them. */
     c->quitting |= plan->command->id == COMMAND_ID_MULTI || plan->command->id == COMMAND_ID_WATCH;
     p->metrics->upstream_errors++;
@@ -219,7 +220,7 @@ enum request_outcome session_run(struct proxy *p, struct caller *c, const struct
 {
     if (!c->session && c->head)
         return REQUEST_LATER;
-    if (!c->session && !lend_open(p, c))
+    if (!c->session && !lend_open(p, c, c))
         return lend_has_waited_enough(p, c) ? refuse_waiter(p, c, plan) : lend_wait(p, c);
     if (c->in_multi)
         return multi_run(p, c, plan);

@@ -9,9 +9,9 @@
 #include "wire.h"
 
 /* The connection of a client that others redirect to is its own for good. False: not ready yet. */
-static bool pin(struct proxy *p, struct caller *c)
+static bool pin(struct proxy *p, struct caller *c, const struct caller *waiter)
 {
-    if (!c->session && (c->head || !lend_open(p, c)))
+    if (!c->session && (c->head || !lend_open(p, c, waiter)))
         return false;
     c->session->pinned = true;
     return upstream_client_id(c->lane) != 0;
@@ -23,13 +23,14 @@ static bool is_option(const struct request_plan *plan, size_t i, const char *wor
 }
 
 /* False: the connection redirected to is not ready yet. */
-bool tracker_read(struct proxy *p, const struct request_plan *plan, struct tracking_request *t)
+bool tracker_read(struct proxy *p, const struct caller *c, const struct request_plan *plan,
+                  struct tracking_request *t)
 {
     *t = (struct tracking_request){.on = resp_word_is(plan->argv[2], "on")};
     for (size_t i = 3; i < plan->argc; i++) {
         if (is_option(plan, i, "redirect")) {
             struct caller *other = lend_find_caller(p, plan->argv[++i]);
-            if (other && t->on && !pin(p, other))
+            if (other && t->on && !pin(p, other, c))
                 return false;
             t->redirect = other ? other->id : 0;
         } else if (is_option(plan, i, "prefix")) {
@@ -95,11 +96,13 @@ static enum request_outcome run_tracking(struct proxy *p, struct caller *c,
                                          const struct request_plan *plan)
 {
     struct tracking_request t;
-    if (!tracker_read(p, plan, &t) && !lend_has_waited_enough(p, c))
+    bool ready = tracker_read(p, c, plan, &t);
+    if (!ready && !lend_has_waited_enough(p, c))
         return lend_wait(p, c);
-    lend_stop_waiting(p, c);
     /* The server would refuse our prefix as overlapping with itself. */
-    if (t.add_namespace && c->state.tracking && c->session->whole_namespace)
+    if (!ready)
+        caller_answer_error(c, TRACKER_NOT_READY);
+    else if (t.add_namespace && c->state.tracking && c->session->whole_namespace)
         caller_answer_text(c, "+OK\r\n");
     else
         send_tracking(p, c, plan, &t);
@@ -155,17 +158,19 @@ static void tracking_info_done(struct query *q, const char *reply, size_t n, con
         forward_lost(p, r, error);
         return;
     }
-    if (r->caller)
+    if (r->caller && !r->muted)
         tracker_write_info(p, r->caller, reply, n, &r->after);
     forward_done(p, r, '*');
 }
 
 static void run_tracking_info(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
+    struct request *r = forward_expect(c, c->lane);
+    if (!r)
+        return;
     struct tracking_info *info = calloc(1, sizeof *info);
-    struct request *r = info ? forward_expect(c, c->lane) : NULL;
-    if (!r) {
-        free(info);
+    if (!info) {
+        forward_give_up(p, r);
         return;
     }
     *info = (struct tracking_info){.query.done = tracking_info_done, .proxy = p, .request = r};
@@ -191,6 +196,5 @@ enum request_outcome tracker_run(struct proxy *p, struct caller *c, const struct
         tracker_answer_redirect(c);
         break;
     }
-    lend_settle(p, c);
     return REQUEST_TAKEN;
 }

@@ -13,9 +13,12 @@
 enum request_outcome tracker_run(struct proxy *p, struct caller *c,
                                  const struct request_plan *plan);
 
-/* What a CLIENT TRACKING asks for. False: the connection redirected to is not ready yet. */
-__attribute__((warn_unused_result)) bool
-tracker_read(struct proxy *p, const struct request_plan *plan, struct tracking_request *t);
+/* What a CLIENT TRACKING asks for. False: the connection redirected to is not ready yet; when that
+ * takes too long, the client is told. */
+__attribute__((warn_unused_result)) bool tracker_read(struct proxy *p, const struct caller *c,
+                                                      const struct request_plan *plan,
+                                                      struct tracking_request *t);
+#define TRACKER_NOT_READY "NEARCACHE the connection to redirect to is not ready"
 /* Writes it as the server is to see it; returns the bytes written. */
 size_t tracker_append(struct proxy *p, struct chain *out, const struct request_plan *plan,
                       const struct tracking_request *t);

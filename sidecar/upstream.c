@@ -32,7 +32,6 @@ struct upstream_conn {
     uint8_t resp;
     bool is_private;
     bool spare;        /* there was another for the same callers when it was made */
-    bool refused;      /* the server has no such database: asked again when somebody else asks */
     bool retiring;     /* to be replaced when nothing is owed any more, or soon */
     bool counted;      /* in n_private */
     bool is_idle;      /* in the list of idle ones */
@@ -291,8 +290,7 @@ static void on_ends(void *keeper, enum pipeline_end how, const char *why,
     struct upstream *u = uc->upstream;
     u->metrics->upstream_failures++;
     snprintf(u->last_error, sizeof u->last_error, "%.*s", (int)strcspn(why, "\r\n"), why);
-    uc->refused = how == PIPELINE_UNMADE && pipeline_handshake(uc->pipeline)->no_such_db;
-    if (uc->refused) {
+    if (how == PIPELINE_UNMADE && pipeline_handshake(uc->pipeline)->no_such_db) {
         pipeline_error(error, "%s", why); /* the client gets the server's own words */
     } else {
         describe(u, how == PIPELINE_SILENT, why, error);
@@ -326,7 +324,6 @@ static void on_ended(void *keeper)
 
 static void start(struct upstream_conn *uc)
 {
-    uc->refused = false;
     pipeline_start(uc->pipeline, uc->db, uc->resp);
 }
 
@@ -683,6 +680,11 @@ uint64_t upstream_client_id(const struct upstream_conn *uc)
     return is_ready(uc) ? pipeline_handshake(uc->pipeline)->id : 0;
 }
 
+bool upstream_owes(const struct upstream_conn *uc)
+{
+    return pipeline_owed(uc->pipeline) > 0;
+}
+
 unsigned upstream_lent(const struct upstream *u)
 {
     unsigned n = 0;
@@ -700,7 +702,7 @@ const char *upstream_refusal(struct upstream_conn *uc)
         return NULL;
     if (!breaker_is_closed(uc->upstream->breaker))
         return describe_refusal(uc->upstream);
-    return uc->refused || uc->is_private ? uc->error : NULL;
+    return is_closed(uc) ? uc->error : NULL; /* it was refused, or could not even be tried */
 }
 
 bool upstream_expect(struct upstream_conn *uc, void *owner, unsigned tag)

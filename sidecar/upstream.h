@@ -98,6 +98,8 @@ void upstream_set_db(struct upstream_conn *uc, uint32_t db);
 void upstream_set_resp(struct upstream_conn *uc, unsigned resp);
 /* The server's CLIENT ID of a private connection; 0: not known (yet). */
 uint64_t upstream_client_id(const struct upstream_conn *uc);
+/* A private connection owes replies. */
+bool upstream_owes(const struct upstream_conn *uc);
 /* Private connections lent now. */
 unsigned upstream_lent(const struct upstream *u);
 

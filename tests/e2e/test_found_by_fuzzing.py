@@ -1,0 +1,124 @@
+"""What the fuzzer of the whole proxy (tests/fuzz/fuzz_proxy.c) has found, with real servers."""
+import socket
+import struct
+
+import pytest
+
+from conftest import RespError, encode, wait_until
+
+
+def stats(wire):
+    pairs = wire.call("NEARCACHE", "STATS")
+    return dict(zip(pairs[::2], pairs[1::2]))
+
+
+def reset(near, wire, ident):
+    """The client is gone at once, whatever it is owed, and the proxy knows."""
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+    with near.wire() as other:
+        wait_until(lambda: other.call("CLIENT", "LIST", "ID", ident) == b"")
+
+
+def put_by_script(near, key):
+    """A write down a private connection."""
+    script = "return redis.call('SET', KEYS[1], 1)"
+    assert near.wire().call("EVAL", script, 1, key) == "OK"
+
+
+# --- what is answered before what ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", [
+    ["PUBSUB", "NUMSUB"] + [f"c{i}" for i in range(2000)],
+    ["CONFIG", "GET", "*"],
+    ["INFO"],
+], ids=lambda question: question[0])
+def test_what_is_asked_elsewhere_is_answered_before_a_later_confirmation(redis_server, nearcache,
+                                                                         question):
+    """These are asked down a shared connection, UNSUBSCRIBE is confirmed by a private one."""
+    wire = nearcache(upstream=redis_server()).wire()
+    assert wire.call("WATCH", "k") == "OK"
+    for _ in range(20):
+        wire.send(encode(*question) + encode("UNSUBSCRIBE"))
+        assert wire.reply() != [b"unsubscribe", None, 0]
+        assert wire.reply() == [b"unsubscribe", None, 0]
+
+
+# --- connections that are lent on ------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_before_exec_is_answered_takes_its_database_along(redis_server, nearcache):
+    """The connection is in database 3 when the reply comes: it must not be anybody else's."""
+    server = redis_server()
+    near = nearcache(upstream=server)
+    wire = near.wire()
+    ident = wire.call("CLIENT", "ID")
+    assert wire.call("MULTI") == "OK"
+    server.pause()
+    wire.send(encode("SELECT", 3) + encode("EXEC"))
+    with near.wire() as other:
+        wait_until(lambda: int(stats(other)[b"upstream_pending"]) == 2)
+    reset(near, wire, ident)
+    server.resume()
+    put_by_script(near, "k")
+    assert server.client(db=0).exists("demo:k") == 1
+    assert server.client(db=3).exists("demo:k") == 0
+
+
+def test_what_is_sent_behind_a_refused_multi_is_run_at_once_and_by_nobody_else(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    server.client().acl_setuser("default", enabled=True, commands=["-multi"])
+    wire = near.wire()
+    ident = wire.call("CLIENT", "ID")
+    wire.send(encode("MULTI") + encode("SELECT", 3) + encode("PING"))
+    assert str(wire.reply()).startswith("NOPERM")
+    assert wire.reply() == "OK"
+    assert wire.reply() == "PONG"
+    assert wire.call("SET", "mine", 1) == "OK"  # where a client of Redis would have put it
+    put_by_script(near, "k")
+    reset(near, wire, ident)
+    put_by_script(near, "k2")
+    assert sorted(server.client(db=0).keys()) == [b"demo:k", b"demo:k2"]
+    assert server.client(db=3).keys() == [b"demo:mine"]
+
+
+# --- CLIENT TRACKING ON REDIRECT --------------------------------------------------------------------
+
+
+def test_a_redirect_that_can_not_be_had_is_refused(redis_server, nearcache):
+    """There is one private connection, and two are needed: the client must not wait for ever."""
+    near = nearcache("--set", "upstream.sessions=1", "--set", "upstream.session_wait=200ms",
+                     upstream=redis_server())
+    target, wire = near.wire(), near.wire()
+    ident = target.call("CLIENT", "ID")
+    assert wire.call("CLIENT", "TRACKING", "ON", "REDIRECT", ident) == \
+        RespError("NEARCACHE the connection to redirect to is not ready")
+    assert wire.call("EVAL", "return 1", 0) == 1
+    assert target.call("PING") == "PONG"
+
+
+# --- CLIENT REPLY OFF ------------------------------------------------------------------------------
+
+
+def test_reply_off_is_for_what_the_proxy_puts_together_too(redis_server, nearcache):
+    server = redis_server()
+    for process in (server, nearcache(upstream=server)):
+        wire = process.wire()
+        wire.send(encode("CLIENT", "REPLY", "OFF") + encode("CLIENT", "TRACKINGINFO") +
+                  encode("HELLO", 2) + encode("CLIENT", "REPLY", "ON"))
+        assert wire.reply() == "OK"
+
+
+def test_reply_off_is_for_a_late_ping_too(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache("--set", "upstream.timeout=100ms", upstream=server)
+    wire = near.wire()
+    assert wire.call("PING") == "PONG"
+    server.pause()
+    wire.send(encode("CLIENT", "REPLY", "OFF") + encode("PING", "late"))
+    assert isinstance(near.wire().call("GET", "k"), RespError)
+    server.resume()
+    wire.send(encode("CLIENT", "REPLY", "ON"))
+    assert wire.reply() == "OK"
