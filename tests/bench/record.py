@@ -15,7 +15,8 @@ PREFACE = """\
 # Results
 
 What `tests/bench/run` measured, each section of the commit and on the machine that it names; figures of
-different machines don't compare. Not edited by hand: `tests/bench/run --record` writes it.
+different machines don't compare. Where `others %` is not near 0 the machine had other things to do, and
+ratios say more than figures. Not edited by hand: `tests/bench/run --record` writes it.
 """
 
 
@@ -44,24 +45,38 @@ def machine():
     gigabytes = f"{int(kilobytes) / 1e6:.0f} GB, " if kilobytes.isdigit() else ""
     virtual = ", virtual" if "hypervisor" in field("/proc/cpuinfo", "flags").split() else ""
     return (f"{field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores{virtual}, {gigabytes}"
-            f"{field('/etc/os-release', 'PRETTY_NAME')}, Linux {platform.release()}, "
+            f"{field('/etc/os-release', 'PRETTY_NAME')}, Linux {platform.release().split('-')[0]}, "
             f"{first_line('gcc', '--version')}")
+
+
+def without_directories(text):
+    """Where programs are is nobody's business."""
+    return re.sub(r"(?<![^\s='\"])/(?:[^\s/'\"]+/)+", "", text)
+
+
+def command_line(words):
+    """As it was given, but for what changes no figure."""
+    shown, skip = [], False
+    for word in words:
+        if not skip and word not in ("--record", "--output"):
+            word = without_directories(word)
+            shown.append(f"'{word}'" if re.search(r"[^\w=./:-]", word) else word)
+        skip = word == "--output"
+    return " ".join(["tests/bench/run", *shown])
 
 
 def versions(options):
     """Of what was compared; commands as they were given."""
     known = [Nearcache.program(), Redis.program(), Twemproxy.program(), Haproxy.program()]
-    started = [f"{name} (`{text}`)" for name, text in options.start]
+    started = [f"{name} (`{without_directories(text)}`)" for name, text in options.start]
     return "; ".join([version for version in known if version] + started)
 
 
 def section_of(options, name, section):
     charts = "".join(f"\n![{name}]({file})\n" for file in section.charts)
-    words = [word for word in sys.argv[1:] if word != "--record"]
-    command = " ".join(f"'{word}'" if re.search(r"[^\w=./:-]", word) else word for word in words)
-    return (f"## {name}\n\nCommit {commit()}, {time.strftime('%Y-%m-%d')}: `tests/bench/run"
-            f"{' ' if command else ''}{command}`, {options.rounds} rounds of {options.seconds:g} s. "
-            f"{machine()}. {versions(options)}.\n\n{section.text}{charts}")
+    return (f"## {name}\n\nCommit {commit()}, {time.strftime('%Y-%m-%d')}, {options.rounds} rounds of "
+            f"{options.seconds:g} s. {machine()}. {versions(options)}.\n\n"
+            f"    {command_line(sys.argv[1:])}\n\n{section.text}{charts}")
 
 
 def sections():

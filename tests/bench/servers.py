@@ -403,7 +403,7 @@ class Twemproxy(Own):
 
     @staticmethod
     def program():
-        return first_line("nutcracker", "--version")
+        return first_line("nutcracker", "--version").removeprefix("This is ")
 
 
 class Haproxy(Own):
