@@ -33,7 +33,7 @@ struct announce {
 };
 
 struct announce *announce_new(struct loop *loop, struct upstream *upstream,
-                              const struct namespace *ns, const char *service,
+                              const struct namespace *ns, const char *service, const char *origin,
                               struct metrics *metrics)
 {
     struct announce *a = calloc(1, sizeof *a);
@@ -46,7 +46,10 @@ struct announce *announce_new(struct loop *loop, struct upstream *upstream,
     a->service = service;
     a->metrics = metrics;
     evutil_secure_rng_get_bytes(&random, sizeof random);
-    snprintf(a->origin, sizeof a->origin, "%016llx", (unsigned long long)random);
+    if (origin)
+        snprintf(a->origin, sizeof a->origin, "%s", origin);
+    else
+        snprintf(a->origin, sizeof a->origin, "%016llx", (unsigned long long)random);
     return a;
 }
 

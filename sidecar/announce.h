@@ -15,9 +15,10 @@
 
 struct announce;
 
-/* Everything is borrowed. NULL: out of memory. */
+/* Everything is borrowed; `origin`: that of another one of this process, NULL: a new one. NULL: out
+ * of memory. */
 struct announce *announce_new(struct loop *loop, struct upstream *upstream,
-                              const struct namespace *ns, const char *service,
+                              const struct namespace *ns, const char *service, const char *origin,
                               struct metrics *metrics);
 void announce_free(struct announce *a);
 

@@ -124,7 +124,7 @@ static struct chunk *tail_with_room(struct chain *c, size_t least, size_t payloa
 
 char *chain_reserve(struct chain *c, size_t n)
 {
-    static char lost[CHAIN_RESERVE_MAX]; /* written, never read */
+    static _Thread_local char lost[CHAIN_RESERVE_MAX]; /* written, never read */
     assert(n <= CHAIN_RESERVE_MAX);
     struct chunk *k = tail_with_room(c, n, n);
     return k ? k->data + k->end : lost;

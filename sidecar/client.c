@@ -75,6 +75,7 @@ static void client_close(struct client *cl)
     lend_end(cl->proxy, &cl->caller);
     TAILQ_REMOVE(&cl->proxy->callers, &cl->caller, entry);
     cl->proxy->n_callers--;
+    cl->proxy->crew->n_callers--;
     loop_bury(cl->proxy->loop, &cl->grave, destroy);
 }
 
@@ -333,7 +334,7 @@ static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *
     cl->magic = CLIENT_MAGIC;
     cl->proxy = p;
     c->progress = on_progress;
-    c->id = ++p->next_caller_id;
+    c->id = ++p->crew->last_caller_id;
     c->db = p->address->db;
     c->authenticated = !identity_auth_required(p);
     c->created = c->active = loop_now(p->loop);
@@ -345,13 +346,14 @@ static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *
     conn_limit_input(c->conn, p->config->client_max_query);
     TAILQ_INSERT_TAIL(&p->callers, c, entry);
     p->n_callers++;
+    p->crew->n_callers++;
     p->metrics->connections_received++;
 }
 
 void client_accept(void *ctx, evutil_socket_t fd, bool tls)
 {
     struct proxy *p = ctx;
-    if (p->n_callers >= p->config->max_clients)
+    if (p->crew->n_callers >= p->config->max_clients)
         refuse(p, fd, tls ? "" : "-ERR max number of clients reached\r\n");
     else
         client_new(p, fd, tls ? p->tls : NULL);

@@ -8,12 +8,16 @@
 #include "identity.h"
 #include "text.h"
 
-struct caller *clients_find(const struct proxy *p, uint64_t id)
+struct caller *clients_find(const struct proxy *p, uint64_t id, struct proxy **owner)
 {
-    struct caller *c;
-    TAILQ_FOREACH(c, &p->callers, entry)
-    if (c->id == id)
-        return c;
+    for (size_t i = 0; i < p->crew->n; i++) {
+        struct caller *c;
+        TAILQ_FOREACH(c, &p->crew->v[i]->callers, entry)
+        if (c->id == id) {
+            *owner = p->crew->v[i];
+            return c;
+        }
+    }
     return NULL;
 }
 
@@ -187,7 +191,8 @@ static void list_ids(const struct asking *a, struct caller *c, const struct resp
             caller_answer_error(c, "ERR Invalid client ID");
             return;
         }
-        const struct caller *other = clients_find(a->proxy, (uint64_t)id);
+        struct proxy *owner;
+        const struct caller *other = clients_find(a->proxy, (uint64_t)id, &owner);
         if (other)
             describe(a, other, &t);
     }
@@ -197,10 +202,12 @@ static void list_ids(const struct asking *a, struct caller *c, const struct resp
 static void list_type(const struct asking *a, struct caller *c, enum client_type type)
 {
     struct text t = {0};
-    const struct caller *other;
-    TAILQ_FOREACH(other, &a->proxy->callers, entry)
-    if (is_of_type(other, type))
-        describe(a, other, &t);
+    for (size_t i = 0; i < a->proxy->crew->n; i++) {
+        const struct caller *other;
+        TAILQ_FOREACH(other, &a->proxy->crew->v[i]->callers, entry)
+        if (is_of_type(other, type))
+            describe(a, other, &t);
+    }
     answer_text(c, &t);
 }
 
@@ -250,11 +257,12 @@ static bool matches(const struct proxy *p, const struct caller *c, const struct 
            (!f->max_age || (loop_now(p->loop) - c->created) / 1000 >= (uint64_t)f->max_age);
 }
 
-static int64_t mark_killed(struct proxy *p, struct caller *self, const struct filter *f)
+static int64_t mark_killed(struct proxy *p, struct proxy *owner, struct caller *self,
+                           const struct filter *f)
 {
     int64_t killed = 0;
     struct caller *c;
-    TAILQ_FOREACH(c, &p->callers, entry)
+    TAILQ_FOREACH(c, &owner->callers, entry)
     {
         if (!matches(p, c, f) || (c == self && f->skip_me))
             continue;
@@ -267,13 +275,14 @@ static int64_t mark_killed(struct proxy *p, struct caller *self, const struct fi
     return killed;
 }
 
-/* Each takes itself off the list when told. */
-static void bury_killed(struct proxy *p)
+/* Each takes itself off the list when told; one in the middle of a command does when that has run.
+ */
+static void bury_killed(struct proxy *owner)
 {
     struct caller *c, *next;
-    for (c = TAILQ_FIRST(&p->callers); c; c = next) {
+    for (c = TAILQ_FIRST(&owner->callers); c; c = next) {
         next = TAILQ_NEXT(c, entry);
-        if (c->kill)
+        if (c->kill && c != owner->running)
             c->progress(c);
     }
 }
@@ -374,14 +383,17 @@ static void run_kill(struct proxy *p, struct caller *c, const struct resp_slice 
         f.addr = &argv[2];
     else if (!take_filters(p, c, &f, argv, argc))
         return;
-    int64_t killed = mark_killed(p, c, &f);
+    int64_t killed = 0;
+    for (size_t i = 0; i < p->crew->n; i++)
+        killed += mark_killed(p, p->crew->v[i], c, &f);
     if (!old_form)
         caller_answer_integer(c, killed);
     else if (killed)
         answer_ok(c, true);
     else
         caller_answer_error(c, "ERR No such client");
-    bury_killed(p);
+    for (size_t i = 0; i < p->crew->n; i++)
+        bury_killed(p->crew->v[i]);
 }
 
 /* --- the client's own settings ------------------------------------------------------------------
@@ -438,8 +450,12 @@ static void run_switch(struct caller *c, struct resp_slice mode)
 /* What the server calls the connection on which a client blocks; 0: it does not. */
 static uint64_t blocked_id(const struct proxy *p, int64_t id)
 {
-    const struct caller *c = clients_find(p, (uint64_t)id);
-    return c && c->state.blocking && c->lane ? upstream_client_id(c->lane) : 0;
+    struct proxy *owner;
+    workers_still(p->crew->workers);
+    const struct caller *c = clients_find(p, (uint64_t)id, &owner);
+    uint64_t theirs = c && c->state.blocking && c->lane ? upstream_client_id(c->lane) : 0;
+    workers_go(p->crew->workers);
+    return theirs;
 }
 
 /* Not down the client's own lane: it may be the one that is blocked. Alone, because what it had
@@ -498,13 +514,17 @@ bool clients_run(struct proxy *p, struct caller *c, const struct command *comman
         run_setinfo(c, argv[2], argv[3]);
         break;
     case COMMAND_ID_CLIENT_LIST:
+        workers_still(p->crew->workers);
         run_list(&a, c, argv, argc);
+        workers_go(p->crew->workers);
         break;
     case COMMAND_ID_CLIENT_INFO:
         run_info(&a, c);
         break;
     case COMMAND_ID_CLIENT_KILL:
+        workers_still(p->crew->workers);
         run_kill(p, c, argv, argc);
+        workers_go(p->crew->workers);
         break;
     case COMMAND_ID_CLIENT_NO_EVICT:
     case COMMAND_ID_CLIENT_NO_TOUCH:

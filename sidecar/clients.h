@@ -9,7 +9,8 @@
 bool clients_run(struct proxy *p, struct caller *c, const struct command *command,
                  const struct resp_slice *argv, size_t argc);
 
-/* NULL: there is none with this id. */
-struct caller *clients_find(const struct proxy *p, uint64_t id);
+/* The client with this id and the worker whose it is, while all others stand still (workers.h).
+ * NULL: there is none. */
+struct caller *clients_find(const struct proxy *p, uint64_t id, struct proxy **owner);
 
 #endif

@@ -1,145 +1,111 @@
-/* coherence.c - which stored replies may be served: fills, kills, epochs and the lease. */
+/* coherence.c - the shards of the L1, and who is let into one. */
 #include "coherence.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "policy.h"
-#include "resp_read.h"
-
-enum { HEADS_MIN = 1024, DOUBTS = 16, FILL_MAGIC = 0x66696c6c, TTL_UNKNOWN = -3 };
-
-/* What is kept by a key's hash: chains, of which there are more the more is kept. */
-struct node {
-    struct node *next;
-    uint64_t hash;
-};
-struct table {
-    struct node **heads;
-    size_t size, n; /* size: a power of two */
+enum {
+    SHARD_BITS = 4,
+    SHARDS_MAX = 1 << SHARD_BITS,
+    SHARD_MIN = 1 << 20, /* bytes; with less there are fewer shards .. */
+    SHARD_VALUES = 4,    /* .. also if so many of the largest values would not fit */
 };
 
-/* Open -> (joinable until the reply begins) -> both parts in -> stored or dropped, freed. */
-struct fill {
-    struct node node; /* first */
-    uint32_t magic;
-    uint8_t parts_owed; /* the value and the TTL */
-    uint8_t resp;       /* version of RESP of the reply */
-    bool attached;      /* still the fill of its view: nothing has changed the key */
-    bool superseded;    /* by a newer one: the key need not be killed */
-    bool begun;         /* reply bytes have come: too late to join */
-    uint8_t absent;     /* enum command_absent */
-    bool keep;
-    void *waiters;
-    const void *path; /* compared only */
-    uint64_t sent;
-    uint8_t ttl_len;
-    char ttl[28]; /* the reply to PTTL: ":<ms>\r\n" */
-    int64_t pttl;
-    char *value;
-    size_t value_len, value_cap;
-    size_t key_len, view_len;
-    char names[]; /* key, then view */
-};
-
-/* Writes of one key that are under way. */
-struct pending {
-    struct node node; /* first */
-    uint64_t count;
+/* Each on cache lines of its own. */
+struct place {
+    _Alignas(64) pthread_mutex_t lock;
+    struct l1 *l1;
+    struct shard *shard;
 };
 
 struct coherence {
-    struct l1 *l1;
-    struct metrics *metrics;
     struct coherence_options options;
-    bool enabled; /* there is an L1 at all */
-    bool up;
-    bool stored; /* since the last epoch: something to clear */
-    uint64_t proven;
-    uint64_t doubts[DOUBTS]; /* when all that was stored was last known to be right, each time that
-                                it became suspect; a ring */
-    uint64_t n_doubts;
-    uint64_t all_pending; /* writes whose keys can't be told */
-    uint64_t open_fills;
-    struct table fills, writes; /* struct fill, those that are attached; struct pending */
+    bool shared; /* by threads; where there is one the locks are left alone */
+    unsigned bits;
+    size_t n;
+    struct place v[];
 };
 
-/* --- tables -------------------------------------------------------------------------------------
+/* --- who is let in ------------------------------------------------------------------------------
  */
 
-static struct node **head(const struct table *t, uint64_t hash)
+/* The L1's index looks at some of the hash's bits: the product's upper ones hang on all of them. */
+static inline struct place *place_of(struct coherence *c, uint64_t hash)
 {
-    return &t->heads[(hash >> 17) & (t->size - 1)];
+    return c->bits ? &c->v[(hash * 0x9e3779b97f4a7c15u) >> (64 - c->bits)] : &c->v[0];
 }
 
-static bool table_init(struct table *t)
+static inline void enter_place(const struct coherence *c, struct place *at)
 {
-    *t = (struct table){.heads = calloc(HEADS_MIN, sizeof *t->heads), .size = HEADS_MIN};
-    return t->heads;
+    if (c->shared)
+        (void)pthread_mutex_lock(&at->lock);
 }
 
-/* Without memory for it the chains stay as long as they are. */
-static void resize(struct table *t, size_t size)
+static inline void leave_place(const struct coherence *c, struct place *at)
 {
-    struct table other = {.heads = calloc(size, sizeof *other.heads), .size = size, .n = t->n};
-    if (!other.heads)
-        return;
-    for (size_t i = 0; i < t->size; i++)
-        while (t->heads[i]) {
-            struct node *n = t->heads[i];
-            t->heads[i] = n->next;
-            n->next = *head(&other, n->hash);
-            *head(&other, n->hash) = n;
-        }
-    free(t->heads);
-    *t = other;
+    if (c->shared)
+        (void)pthread_mutex_unlock(&at->lock);
 }
 
-static void insert(struct table *t, struct node *n)
+static inline struct place *enter(struct coherence *c, uint64_t hash)
 {
-    if (t->n >= t->size)
-        resize(t, 2 * t->size);
-    n->next = *head(t, n->hash);
-    *head(t, n->hash) = n;
-    t->n++;
-}
-
-/* Takes out what *at leads to. */
-static struct node *take_out(struct table *t, struct node **at)
-{
-    struct node *n = *at;
-    *at = n->next;
-    n->next = NULL;
-    if (--t->n == 0 && t->size > HEADS_MIN)
-        resize(t, HEADS_MIN);
-    return n;
-}
-
-static struct node **place_of(const struct table *t, const struct node *n)
-{
-    struct node **at = head(t, n->hash);
-    while (*at != n)
-        at = &(*at)->next;
+    struct place *at = place_of(c, hash);
+    enter_place(c, at);
     return at;
 }
 
-struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
+/* The statement for every shard in turn. */
+#define IN_EACH_SHARD(c, at, statement)                                                            \
+    for (struct place *at = (c)->v; at < (c)->v + (c)->n; at++) {                                  \
+        enter_place(c, at);                                                                        \
+        statement;                                                                                 \
+        leave_place(c, at);                                                                        \
+    }
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+static unsigned bits_for(const struct l1_config *l1, bool shared)
+{
+    size_t least =
+        l1->max_value > SHARD_MIN / SHARD_VALUES ? SHARD_VALUES * l1->max_value : SHARD_MIN;
+    unsigned bits = shared ? SHARD_BITS : 0;
+    while (bits > 0 && l1->max_memory >> bits < least)
+        bits--;
+    return bits;
+}
+
+static bool make_place(const struct coherence *c, struct place *at, const struct l1_config *l1)
+{
+    struct l1_config each = *l1;
+    each.max_memory >>= c->bits;
+    (void)pthread_mutex_init(&at->lock, NULL);
+    at->l1 = l1_new(&each);
+    at->shard = at->l1 ? shard_new(at->l1, &c->options) : NULL;
+    return at->shard;
+}
+
+struct coherence *coherence_new(const struct l1_config *l1, bool shared,
                                 const struct coherence_options *options)
 {
-    struct coherence *c = calloc(1, sizeof *c);
-    if (!c || !table_init(&c->fills) || !table_init(&c->writes)) {
-        if (c)
-            free(c->fills.heads);
-        free(c);
+    unsigned bits = bits_for(l1, shared);
+    size_t size = sizeof(struct coherence) + ((size_t)1 << bits) * sizeof(struct place);
+    struct coherence *c = aligned_alloc(_Alignof(struct coherence), size);
+    if (!c)
         return NULL;
+    *c = (struct coherence){.options = *options, .shared = shared, .bits = bits};
+    for (; c->n < (size_t)1 << bits; c->n++) {
+        c->v[c->n] = (struct place){0};
+        if (!make_place(c, &c->v[c->n], l1)) {
+            int error = errno;
+            c->n++;
+            coherence_free(c);
+            errno = error;
+            return NULL;
+        }
     }
-    struct l1_stats stats;
-    l1_get_stats(l1, &stats);
-    c->l1 = l1;
-    c->metrics = metrics;
-    c->options = *options;
-    c->enabled = stats.limit > 0;
     return c;
 }
 
@@ -147,9 +113,11 @@ void coherence_free(struct coherence *c)
 {
     if (!c)
         return;
-    assert(c->open_fills == 0 && c->writes.n == 0);
-    free(c->fills.heads);
-    free(c->writes.heads);
+    for (size_t i = 0; i < c->n; i++) {
+        shard_free(c->v[i].shard);
+        l1_free(c->v[i].l1);
+        (void)pthread_mutex_destroy(&c->v[i].lock);
+    }
     free(c);
 }
 
@@ -158,172 +126,93 @@ void coherence_set_options(struct coherence *c, const struct coherence_options *
     c->options = *options;
 }
 
-/* --- kills and epochs ---------------------------------------------------------------------------
+/* --- keys ---------------------------------------------------------------------------------------
  */
 
-static void free_value(struct coherence *c, struct fill *f)
+uint64_t coherence_hash(const struct coherence *c, const void *key, size_t len)
 {
-    budget_give(c->options.budget, f->value_cap);
-    free(f->value);
-    f->value = NULL;
-    f->value_len = f->value_cap = 0;
+    return l1_hash(c->v[0].l1, key, len);
 }
 
-static void unlink_fill(struct coherence *c, struct fill *f)
+/* Where a bucket lies is the same all the time. */
+void coherence_prefetch_bucket(struct coherence *c, uint64_t hash)
 {
-    assert(f->attached);
-    (void)take_out(&c->fills, place_of(&c->fills, &f->node));
-    f->attached = false;
-    free_value(c, f);
+    l1_prefetch_bucket(place_of(c, hash)->l1, hash);
 }
 
-static void discard(struct coherence *c, struct fill *f)
+void coherence_prefetch_entry(struct coherence *c, uint64_t hash)
 {
-    unlink_fill(c, f);
-    c->metrics->fills_discarded++;
+    struct place *at = enter(c, hash);
+    l1_prefetch_entry(at->l1, hash);
+    leave_place(c, at);
 }
 
-static void detach(struct coherence *c, uint64_t hash)
-{
-    struct node *n = *head(&c->fills, hash), *next;
-    for (; n; n = next) {
-        next = n->next;
-        if (n->hash == hash)
-            discard(c, (struct fill *)n);
-    }
-}
-
-void coherence_kill(struct coherence *c, uint64_t hash)
-{
-    detach(c, hash);
-    (void)l1_kill(c->l1, hash);
-}
-
-struct doomed {
-    const char *prefix;
-    size_t len;
-    uint64_t *hashes;
-    size_t n, cap;
-    bool failed;
-};
-
-static bool begins_with(const struct doomed *d, const char *key, size_t len)
-{
-    return len >= d->len && memcmp(key, d->prefix, d->len) == 0;
-}
-
-static bool note_doomed(void *ctx, const struct l1_view *v, uint64_t deadline)
-{
-    struct doomed *d = ctx;
-    (void)deadline;
-    if (!begins_with(d, v->key, v->key_len))
-        return true;
-    if (d->n == d->cap) {
-        size_t cap = d->cap ? 2 * d->cap : 256;
-        uint64_t *more = realloc(d->hashes, cap * sizeof *more);
-        d->failed = !more;
-        if (!more)
-            return false;
-        d->hashes = more;
-        d->cap = cap;
-    }
-    d->hashes[d->n++] = v->hash;
-    return true;
-}
-
-/* Discards what is under way and begins so; d NULL: all of it. */
-static void discard_some(struct coherence *c, const struct doomed *d)
-{
-    for (size_t i = 0; i < c->fills.size && c->fills.n; i++) {
-        struct node *n = c->fills.heads[i], *next;
-        for (; n; n = next) {
-            struct fill *f = (struct fill *)n;
-            next = n->next;
-            if (!d || begins_with(d, f->names, f->key_len))
-                discard(c, f);
-        }
-    }
-}
-
-size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len)
-{
-    struct doomed d = {.prefix = prefix, .len = len};
-    struct l1_stats stats;
-    l1_get_stats(c->l1, &stats);
-    if (len > 0)
-        l1_each(c->l1, note_doomed, &d);
-    if (len == 0 || d.failed) { /* more than was asked for is still right */
-        coherence_new_epoch(c);
-        d.n = stats.entries;
-    } else {
-        discard_some(c, &d);
-        for (size_t i = 0; i < d.n; i++)
-            (void)l1_kill(c->l1, d.hashes[i]);
-    }
-    free(d.hashes);
-    return d.n;
-}
-
-void coherence_kill_key(struct coherence *c, const char *key, size_t len)
-{
-    uint64_t hash = l1_hash(c->l1, key, len);
-    if (RULE_IN_FORCE(RULE_MESSAGE_DETACHES))
-        detach(c, hash);
-    if (RULE_IN_FORCE(RULE_MESSAGE_KILLS))
-        (void)l1_kill(c->l1, hash);
-}
-
-void coherence_new_epoch(struct coherence *c)
-{
-    discard_some(c, NULL);
-    if (c->stored) {
-        l1_clear(c->l1);
-        c->stored = false;
-    }
-    c->metrics->epochs++;
-}
-
-/* Nobody tells what changes meanwhile: nothing that was learned before counts. */
-void coherence_suspect(struct coherence *c)
-{
-    if (c->n_doubts == 0 || c->doubts[(c->n_doubts - 1) % DOUBTS] != c->proven)
-        c->doubts[c->n_doubts++ % DOUBTS] = c->proven;
-    discard_some(c, NULL);
-    l1_suspect_all(c->l1);
-    c->metrics->epochs++;
-}
+/* --- the link's side ---------------------------------------------------------------------------
+ */
 
 void coherence_link_up(struct coherence *c, uint64_t proven)
 {
-    if (RULE_IN_FORCE(RULE_SUSPECT_AT_LIVE))
-        coherence_suspect(c);
-    c->up = true;
-    c->proven = proven;
+    IN_EACH_SHARD(c, at, shard_link_up(at->shard, proven))
 }
 
 void coherence_link_down(struct coherence *c)
 {
-    if (!c->up)
-        return;
-    c->up = false;
-    if (RULE_IN_FORCE(RULE_SUSPECT_AT_LOSS))
-        coherence_suspect(c);
+    IN_EACH_SHARD(c, at, shard_link_down(at->shard))
 }
 
 void coherence_renew(struct coherence *c, uint64_t proven)
 {
-    if (c->up && proven > c->proven)
-        c->proven = proven;
+    IN_EACH_SHARD(c, at, shard_renew(at->shard, proven))
 }
 
-uint64_t coherence_lease_age(const struct coherence *c, uint64_t now)
+bool coherence_serving(struct coherence *c, uint64_t now)
 {
-    return now > c->proven ? now - c->proven : 0;
+    struct place *at = c->v;
+    enter_place(c, at);
+    bool serving = shard_serving(at->shard, now);
+    leave_place(c, at);
+    return serving;
 }
 
-bool coherence_serving(const struct coherence *c, uint64_t now)
+uint64_t coherence_lease_age(struct coherence *c, uint64_t now)
 {
-    return c->up && (!RULE_IN_FORCE(RULE_LEASE) || coherence_lease_age(c, now) <= c->options.lease);
+    struct place *at = c->v;
+    enter_place(c, at);
+    uint64_t age = shard_lease_age(at->shard, now);
+    leave_place(c, at);
+    return age;
+}
+
+void coherence_kill(struct coherence *c, uint64_t hash)
+{
+    struct place *at = enter(c, hash);
+    shard_kill(at->shard, hash);
+    leave_place(c, at);
+}
+
+void coherence_kill_key(struct coherence *c, const char *key, size_t len)
+{
+    uint64_t hash = coherence_hash(c, key, len);
+    struct place *at = enter(c, hash);
+    shard_kill_key(at->shard, hash);
+    leave_place(c, at);
+}
+
+size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len)
+{
+    size_t n = 0;
+    IN_EACH_SHARD(c, at, n += shard_kill_prefix(at->shard, prefix, len))
+    return n;
+}
+
+void coherence_new_epoch(struct coherence *c)
+{
+    IN_EACH_SHARD(c, at, shard_new_epoch(at->shard))
+}
+
+void coherence_suspect(struct coherence *c)
+{
+    IN_EACH_SHARD(c, at, shard_suspect(at->shard))
 }
 
 /* --- reads --------------------------------------------------------------------------------------
@@ -332,335 +221,96 @@ bool coherence_serving(const struct coherence *c, uint64_t now)
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
                       struct l1_hit *hit)
 {
-    return coherence_serving(c, now) && l1_lookup(c->l1, view, now, hit);
-}
-
-/* A suspect was right from when it was stored until the first doubt after that. */
-static uint64_t right_until(const struct coherence *c, uint64_t stored)
-{
-    uint64_t first = c->n_doubts > DOUBTS ? c->n_doubts - DOUBTS : 0;
-    if (first > 0 && c->doubts[first % DOUBTS] >= stored) /* what was before that is forgotten */
-        return stored;
-    for (uint64_t i = first; i < c->n_doubts; i++)
-        if (c->doubts[i % DOUBTS] >= stored)
-            return c->doubts[i % DOUBTS];
-    return stored;
+    struct place *at = enter(c, view->hash);
+    if (shard_lookup(at->shard, view, now, hit))
+        return true;
+    leave_place(c, at);
+    return false;
 }
 
 bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uint64_t now,
                             struct l1_hit *hit)
 {
-    struct l1_stale stale;
-    if (!c->options.stale_keys ||
-        !policy_matches(c->options.stale_keys, view->key, view->key_len) ||
-        !l1_lookup_stale(c->l1, view, now, hit, &stale))
-        return false;
-    uint64_t right = stale.fresh < now ? stale.fresh : now;
-    uint64_t stored = stale.fresh > c->options.ttl ? stale.fresh - c->options.ttl : 0;
-    uint64_t told = stale.suspect               ? right_until(c, stored)
-                    : coherence_serving(c, now) ? now
-                                                : c->proven;
-    return now <= (told < right ? told : right) + c->options.max_stale;
+    struct place *at = enter(c, view->hash);
+    if (shard_lookup_stale(at->shard, view, now, hit))
+        return true;
+    leave_place(c, at);
+    return false;
 }
 
-static bool same_view(const struct fill *f, const struct l1_view *v)
+void coherence_release(struct coherence *c, const struct l1_view *view)
 {
-    return f->node.hash == v->hash && f->key_len == v->key_len && f->view_len == v->view_len &&
-           memcmp(f->names, v->key, v->key_len) == 0 &&
-           memcmp(f->names + f->key_len, v->view, v->view_len) == 0;
+    leave_place(c, place_of(c, view->hash));
 }
 
-static struct fill *find_fill(const struct coherence *c, const struct l1_view *view)
+bool coherence_hits_may_be_borrowed(const struct coherence *c)
 {
-    struct node *n = *head(&c->fills, view->hash);
-    while (n && !same_view((struct fill *)n, view))
-        n = n->next;
-    return (struct fill *)n;
+    return !c->shared;
 }
 
-static struct pending *find_pending(const struct coherence *c, uint64_t hash)
+struct fill *coherence_join(struct coherence *c, const struct l1_view *view,
+                            const struct fill_terms *terms)
 {
-    struct node *n = *head(&c->writes, hash);
-    while (n && n->hash != hash)
-        n = n->next;
-    return (struct pending *)n;
-}
-
-struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp)
-{
-    struct fill *f = find_fill(c, view);
-    return f && !f->begun && f->resp == resp ? f : NULL;
-}
-
-const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now)
-{
-    if (!c->enabled)
-        return "the L1 is off (l1.max_memory is 0)";
-    if (!c->up)
-        return "the invalidation link is down";
-    if (!coherence_serving(c, now))
-        return "the invalidation link has not answered within the lease";
-    if (c->all_pending)
-        return "a write of unknown keys is under way";
-    return find_pending(c, hash) ? "a write of the key is under way" : NULL;
-}
-
-/* On one path the newer fill is answered later, and takes care of the key. */
-void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path)
-{
-    struct fill *f = find_fill(c, view);
-    if (!f || !RULE_IN_FORCE(RULE_SUPERSEDE))
-        return;
-    f->superseded = f->path == path;
-    discard(c, f);
-}
-
-const void *coherence_fill_path(const struct fill *f)
-{
-    return f->path;
-}
-
-bool coherence_read_kills(const struct coherence *c)
-{
-    return c->enabled && c->up;
-}
-
-static bool may_fill(const struct coherence *c, uint64_t hash)
-{
-    if (!c->up && RULE_IN_FORCE(RULE_FILL_WHILE_LIVE))
-        return false;
-    if ((c->all_pending || find_pending(c, hash)) && RULE_IN_FORCE(RULE_PENDING))
-        return false;
-    return c->enabled;
+    struct place *at = enter(c, view->hash);
+    struct fill *f = shard_join(at->shard, view, terms);
+    leave_place(c, at);
+    return f;
 }
 
 struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *view,
                                   const struct fill_terms *terms)
 {
-    if (!may_fill(c, view->hash))
-        return NULL;
-    coherence_detach_fill(c, view, terms->path);
-    struct fill *f = malloc(sizeof *f + view->key_len + view->view_len);
-    if (!f)
-        return NULL;
-    *f = (struct fill){.magic = FILL_MAGIC,
-                       .parts_owed = 2,
-                       .absent = (uint8_t)terms->absent,
-                       .resp = (uint8_t)terms->resp,
-                       .attached = true,
-                       .node.hash = view->hash,
-                       .sent = terms->now,
-                       .path = terms->path,
-                       .key_len = view->key_len,
-                       .view_len = view->view_len};
-    memcpy(f->names, view->key, view->key_len);
-    if (view->view_len)
-        memcpy(f->names + view->key_len, view->view, view->view_len);
-    insert(&c->fills, &f->node);
-    c->open_fills++;
+    struct place *at = enter(c, view->hash);
+    struct fill *f = shard_begin_fill(at->shard, view, terms);
+    leave_place(c, at);
     return f;
+}
+
+void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path)
+{
+    struct place *at = enter(c, view->hash);
+    shard_detach_fill(at->shard, view, path);
+    leave_place(c, at);
+}
+
+bool coherence_read_kills(struct coherence *c)
+{
+    struct place *at = c->v;
+    enter_place(c, at);
+    bool kills = shard_read_kills(at->shard);
+    leave_place(c, at);
+    return kills;
 }
 
 void **coherence_fill_waiters(struct fill *f)
 {
-    assert(f->magic == FILL_MAGIC);
-    return &f->waiters;
-}
-
-/* False: it is not worth the memory, which is short, or there is none. */
-static bool value_room(struct coherence *c, struct fill *f, size_t n)
-{
-    if (f->value_cap - f->value_len >= n)
-        return true;
-    size_t cap = f->value_len + n <= 2 * f->value_cap ? 2 * f->value_cap : f->value_len + n;
-    char *value = budget_is_tight(c->options.budget) ? NULL : realloc(f->value, cap);
-    if (!value)
-        return false;
-    budget_take(c->options.budget, cap - f->value_cap);
-    f->value = value;
-    f->value_cap = cap;
-    return true;
+    return shard_fill_waiters(f);
 }
 
 void coherence_fill_value(struct coherence *c, struct fill *f, const char *p, size_t n)
 {
-    assert(f->magic == FILL_MAGIC);
-    f->begun = true;
-    if (!f->attached || n == 0)
-        return;
-    if (n > c->options.max_value - f->value_len || !value_room(c, f, n)) {
-        discard(c, f);
-        return;
-    }
-    memcpy(f->value + f->value_len, p, n);
-    f->value_len += n;
-}
-
-static bool is_one_of(const char *p, size_t n, const char *const *forms)
-{
-    for (size_t i = 0; forms[i]; i++)
-        if (n == strlen(forms[i]) && memcmp(p, forms[i], n) == 0)
-            return true;
-    return false;
-}
-
-/* An array of nothing but such elements. */
-static bool is_list_of(const char *p, size_t n, const char *const *forms)
-{
-    const char *end = p + n, *lf = *p == '*' ? memchr(p, '\n', n) : NULL;
-    bool some = false;
-    while (lf && (p = lf + 1) < end) {
-        lf = memchr(p, '\n', (size_t)(end - p));
-        some = lf && is_one_of(p, (size_t)(lf + 1 - p), forms);
-        if (!some)
-            return false;
-    }
-    return some;
-}
-
-/* Exactly what the read answers of a key that is not there; a value that expired just after it was
- * read differs. */
-static bool says_absent(const struct fill *f)
-{
-    static const char *const nil[] = {"$-1\r\n", "_\r\n", "*-1\r\n", NULL};
-    static const char *const zero[] = {":0\r\n", NULL}, *const none[] = {"+none\r\n", NULL};
-    static const char *const empty[] = {"$0\r\n\r\n", NULL};
-    const char *p = f->value;
-    size_t n = f->value_len;
-    switch ((enum command_absent)f->absent) {
-    case COMMAND_ABSENT_NEVER:
-        return false;
-    case COMMAND_ABSENT_VALUE:
-    case COMMAND_ABSENT_NIL:
-        return is_one_of(p, n, nil);
-    case COMMAND_ABSENT_ZERO:
-        return is_one_of(p, n, zero);
-    case COMMAND_ABSENT_EMPTY:
-        return is_one_of(p, n, empty);
-    case COMMAND_ABSENT_NONE:
-        return is_one_of(p, n, none);
-    case COMMAND_ABSENT_SOUGHT:
-        return is_one_of(p, n, nil) || (n == 4 && memcmp(p, "*0\r\n", 4) == 0);
-    case COMMAND_ABSENT_LIST:
-        return n == 4 && strchr("*%~", *p) && memcmp(p + 1, "0\r\n", 3) == 0;
-    case COMMAND_ABSENT_NILS:
-        return is_list_of(p, n, nil);
-    case COMMAND_ABSENT_ZEROS:
-        return is_list_of(p, n, zero);
-    }
-    return false;
-}
-
-/* How long the reply may be kept, ms; 0: not at all. */
-static uint64_t life_of(const struct coherence *c, const struct fill *f)
-{
-    uint64_t life = c->options.ttl;
-    if (!f->keep || f->value_len <= 2 || f->pttl < -2)
-        return 0;
-    if (f->pttl == -2 && !says_absent(f))
-        return 0;
-    if (f->pttl == -2)
-        return c->options.negative_ttl < life ? c->options.negative_ttl : life;
-    if (f->absent == COMMAND_ABSENT_VALUE && says_absent(f)) /* there by now, or of another type */
-        return 0;
-    bool expires = f->pttl >= 0 && RULE_IN_FORCE(RULE_PTTL);
-    return expires && (uint64_t)f->pttl < life ? (uint64_t)f->pttl : life;
-}
-
-static struct l1_view view_of(const struct fill *f)
-{
-    return (struct l1_view){.key = f->names,
-                            .key_len = f->key_len,
-                            .hash = f->node.hash,
-                            .view = f->names + f->key_len,
-                            .view_len = f->view_len};
-}
-
-/* How much longer it may be kept for when nobody can be asked, never beyond its key's own end. */
-static uint64_t afterlife_of(const struct coherence *c, const struct fill *f, uint64_t life)
-{
-    if (!c->options.stale_keys || !policy_matches(c->options.stale_keys, f->names, f->key_len))
-        return 0;
-    uint64_t most = c->options.max_stale;
-    if (f->pttl < 0)
-        return most;
-    uint64_t left = (uint64_t)f->pttl > life ? (uint64_t)f->pttl - life : 0;
-    return left < most ? left : most;
-}
-
-/* The deadline counts from before the value was asked for: an expired key is never served. */
-static void store(struct coherence *c, struct fill *f, uint64_t now)
-{
-    struct l1_view view = view_of(f);
-    /* Without a life it only takes away an older one, which was not served at the time. */
-    uint64_t from = RULE_IN_FORCE(RULE_DEADLINE_FROM_SEND) ? f->sent : now, life = life_of(c, f);
-    uint64_t fresh = from + life, gone = fresh + afterlife_of(c, f, life);
-    if (l1_insert_lasting(c->l1, &view, f->value, f->value_len, fresh, gone, now))
-        c->metrics->fills++;
-    c->stored = true;
-}
-
-/* What its readers have been shown must not be taken back. On its own path nothing newer has come
- * yet, and the newer fill there takes care of itself; what another path brings may be older. */
-static void forget_others(struct coherence *c, const struct fill *f)
-{
-    struct l1_view view = view_of(f);
-    struct fill *other = find_fill(c, &view);
-    (void)l1_insert(c->l1, &view, "", 0, 0, 0);
-    if (other && other->path != f->path)
-        discard(c, other);
-}
-
-static void end_detached(struct coherence *c, const struct fill *f)
-{
-    if (f->superseded)
-        forget_others(c, f);
-    else
-        coherence_kill(c, f->node.hash);
-}
-
-/* Both parts are in: store it if nothing came between, and forget it. */
-static void part_done(struct coherence *c, struct fill *f, uint64_t now)
-{
-    assert(f->parts_owed > 0);
-    if (--f->parts_owed > 0)
-        return;
-    if (!f->attached) {
-        end_detached(c, f);
-    } else {
-        store(c, f, now);
-        unlink_fill(c, f);
-    }
-    c->open_fills--;
-    f->magic = 0;
-    free(f);
+    struct place *at = enter(c, shard_fill_hash(f));
+    shard_fill_value(at->shard, f, p, n);
+    leave_place(c, at);
 }
 
 void coherence_fill_value_end(struct coherence *c, struct fill *f, bool keep, uint64_t now)
 {
-    assert(f->magic == FILL_MAGIC);
-    f->begun = true;
-    f->keep = keep;
-    if (!f->attached) /* its value has been shown by now, its PTTL may come late */
-        end_detached(c, f);
-    part_done(c, f, now);
+    struct place *at = enter(c, shard_fill_hash(f));
+    shard_fill_value_end(at->shard, f, keep, now);
+    leave_place(c, at);
 }
 
 void coherence_fill_ttl(struct fill *f, const char *p, size_t n)
 {
-    assert(f->magic == FILL_MAGIC);
-    size_t room = sizeof f->ttl - f->ttl_len;
-    memcpy(f->ttl + f->ttl_len, p, n < room ? n : room);
-    f->ttl_len = (uint8_t)(f->ttl_len + (n < room ? n : room));
+    shard_fill_ttl(f, p, n);
 }
 
 void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uint64_t now)
 {
-    assert(f->magic == FILL_MAGIC);
-    struct resp_reader reader = {f->ttl, f->ttl + f->ttl_len};
-    if (!whole || !resp_read_integer(&reader, &f->pttl))
-        f->pttl = TTL_UNKNOWN;
-    part_done(c, f, now);
+    struct place *at = enter(c, shard_fill_hash(f));
+    shard_fill_ttl_end(at->shard, f, whole, now);
+    leave_place(c, at);
 }
 
 /* --- writes -------------------------------------------------------------------------------------
@@ -668,54 +318,90 @@ void coherence_fill_ttl_end(struct coherence *c, struct fill *f, bool whole, uin
 
 bool coherence_write_begin(struct coherence *c, uint64_t hash)
 {
-    struct pending *p = find_pending(c, hash);
-    if (!p) {
-        p = malloc(sizeof *p);
-        if (!p)
-            return false;
-        *p = (struct pending){.node.hash = hash};
-        insert(&c->writes, &p->node);
-    }
-    p->count++;
-    if (RULE_IN_FORCE(RULE_KILL_AT_SEND))
-        coherence_kill(c, hash);
-    return true;
+    struct place *at = enter(c, hash);
+    bool ok = shard_write_begin(at->shard, hash);
+    leave_place(c, at);
+    return ok;
 }
 
 void coherence_write_end(struct coherence *c, uint64_t hash)
 {
-    struct pending *p = find_pending(c, hash);
-    assert(p && p->count > 0);
-    if (--p->count == 0) {
-        (void)take_out(&c->writes, place_of(&c->writes, &p->node));
-        free(p);
-    }
-    if (RULE_IN_FORCE(RULE_KILL_AT_REPLY))
-        coherence_kill(c, hash);
+    struct place *at = enter(c, hash);
+    shard_write_end(at->shard, hash);
+    leave_place(c, at);
 }
 
 void coherence_write_all_begin(struct coherence *c)
 {
-    c->all_pending++;
-    if (RULE_IN_FORCE(RULE_EPOCH_AT_SEND))
-        coherence_new_epoch(c);
+    IN_EACH_SHARD(c, at, shard_write_all_begin(at->shard))
 }
 
 void coherence_write_all_end(struct coherence *c)
 {
-    assert(c->all_pending > 0);
-    c->all_pending--;
-    if (RULE_IN_FORCE(RULE_EPOCH_AT_REPLY))
-        coherence_new_epoch(c);
+    IN_EACH_SHARD(c, at, shard_write_all_end(at->shard))
 }
 
 void coherence_hold_fills(struct coherence *c)
 {
-    c->all_pending++;
+    IN_EACH_SHARD(c, at, shard_hold_fills(at->shard))
 }
 
 void coherence_release_fills(struct coherence *c)
 {
-    assert(c->all_pending > 0);
-    c->all_pending--;
+    IN_EACH_SHARD(c, at, shard_release_fills(at->shard))
+}
+
+/* --- what there is ------------------------------------------------------------------------------
+ */
+
+const char *coherence_obstacle(struct coherence *c, uint64_t hash, uint64_t now)
+{
+    struct place *at = enter(c, hash);
+    const char *obstacle = shard_obstacle(at->shard, hash, now);
+    leave_place(c, at);
+    return obstacle;
+}
+
+bool coherence_inspect(struct coherence *c, const struct l1_view *view, uint64_t now,
+                       struct l1_info *info)
+{
+    struct place *at = enter(c, view->hash);
+    bool there = l1_inspect(at->l1, view, now, info);
+    leave_place(c, at);
+    return there;
+}
+
+static void add_stats(struct l1_stats *sum, const struct l1_stats *s)
+{
+    sum->entries += s->entries;
+    sum->bytes += s->bytes;
+    sum->limit += s->limit;
+    sum->mapped += s->mapped;
+    sum->holes += s->holes;
+    sum->evictions += s->evictions;
+    sum->expired += s->expired;
+    sum->killed += s->killed;
+    sum->rejected += s->rejected;
+    sum->inserted += s->inserted;
+}
+
+/* Epochs come to all shards alike: the first one has counted them. */
+static void add_counts(struct metrics *m, const struct coherence_counts *n, bool first)
+{
+    m->fills += n->fills;
+    m->fills_discarded += n->fills_discarded;
+    m->epochs += first ? n->epochs : 0;
+}
+
+void coherence_count(struct coherence *c, struct l1_stats *stats, struct metrics *metrics)
+{
+    *stats = (struct l1_stats){0};
+    for (struct place *at = c->v; at < c->v + c->n; at++) {
+        struct l1_stats some;
+        enter_place(c, at);
+        l1_get_stats(at->l1, &some);
+        add_stats(stats, &some);
+        add_counts(metrics, shard_counts(at->shard), at == c->v);
+        leave_place(c, at);
+    }
 }

@@ -1,76 +1,30 @@
-/* coherence.h - which stored replies may be served: fills, kills, epochs and the lease.
+/* coherence.h - the near cache and the rules of DESIGN section 5, for one thread or several.
  *
- * The rules of DESIGN section 5 over the L1's storage. Every read that is to be stored takes a fill
- * first; whatever might change the key in the meantime detaches the fill, and a detached fill
- * stores nothing. Time comes in as `now`, monotonic milliseconds.
- *
- *     kill(k)        every view of k is gone, its fill is detached
- *     new epoch      everything is gone, every fill is detached
- *     link lost      everything is suspect: not served until it has been asked for again
- *     write(k)       kill(k) at send and at reply; no fill of k begins in between
+ * Keys are divided among shards by their hash: each has an L1 and the rules over it (shard.h), and
+ * lets one thread in at a time. What concerns all keys comes to one shard after the other: the
+ * rules are about one key each, so that no reader can tell. A cache of one thread is one shard, and
+ * its lock is left alone.
  */
 #ifndef NEARCACHE_COHERENCE_H
 #define NEARCACHE_COHERENCE_H
 
-#include "budget.h"
-#include "command.h"
-#include "l1.h"
 #include "metrics.h"
-#include "setting.h"
-
-/* The rules, each of which a build for tests leaves out to see the tests fail
- * (tests/coherence/rules): `break_rules` of meson has a bit for each. */
-enum coherence_rule {
-    RULE_LEASE,            /* no hit without a proof that is young enough */
-    RULE_PROOF_FROM_SEND,  /* which is as old as its question */
-    RULE_BUSY_IS_NO_PROOF, /* and not just any answer */
-    RULE_DEADLINE_FROM_SEND,
-    RULE_PTTL,
-    RULE_PENDING,      /* no fill while a write of the key is under way */
-    RULE_KILL_AT_SEND, /* of a write */
-    RULE_KILL_AT_REPLY,
-    RULE_EPOCH_AT_SEND, /* of a write of unknown keys */
-    RULE_EPOCH_AT_REPLY,
-    RULE_MESSAGE_KILLS,    /* what is stored */
-    RULE_MESSAGE_DETACHES, /* what is under way */
-    RULE_NIL_MESSAGE,
-    RULE_FORGED_MESSAGE,
-    RULE_SUSPECT_AT_LOSS, /* of the link */
-    RULE_SUSPECT_AT_LIVE,
-    RULE_FILL_WHILE_LIVE,
-    RULE_SUPERSEDE,    /* a read never goes behind what an earlier one has shown */
-    RULE_SESSION_READ, /* nor behind what a private connection has */
-    RULE_EXEC,         /* writes what its block writes */
-    RULE_BLOCKING_POP, /* is a write */
-    RULE_OWN_PUBLISH,  /* evicts before its reply */
-    RULE_UNTRACKED,    /* a connection that tracked its fills is lost */
-};
-
-#ifndef NEARCACHE_BREAK_RULES
-#define NEARCACHE_BREAK_RULES 0
-#endif
-#define RULE_IN_FORCE(rule) ((NEARCACHE_BREAK_RULES & 1 << (rule)) == 0)
+#include "shard.h"
 
 struct coherence;
-struct fill; /* a fill token: one reply on its way into the L1 */
 
-struct coherence_options {
-    uint64_t ttl;          /* longest life of an entry, ms */
-    uint64_t negative_ttl; /* the same of what says that a key is not there; 0: not kept */
-    uint64_t lease;        /* how long a proof that the link is alive counts, ms */
-    size_t max_value;      /* longest reply kept, bytes */
-    uint64_t
-        max_stale; /* how long replies of these keys (borrowed; NULL: none) may be served after */
-    const struct config_list *stale_keys; /* they were known to be right, ms */
-    struct budget *budget;                /* counts replies on their way into the L1; borrowed */
-};
-
-/* The L1 and the metrics are borrowed. NULL: out of memory. */
-struct coherence *coherence_new(struct l1 *l1, struct metrics *metrics,
+/* `l1`: of all shards together; `shared`: by threads. NULL with errno set, as l1_new does. */
+struct coherence *coherence_new(const struct l1_config *l1, bool shared,
                                 const struct coherence_options *options);
 /* No fill may be left. */
 void coherence_free(struct coherence *c);
+/* While the other threads stand still. */
 void coherence_set_options(struct coherence *c, const struct coherence_options *options);
+
+/* l1_hash; for a batch, l1_prefetch_bucket and l1_prefetch_entry. */
+uint64_t coherence_hash(const struct coherence *c, const void *key, size_t len);
+void coherence_prefetch_bucket(struct coherence *c, uint64_t hash);
+void coherence_prefetch_entry(struct coherence *c, uint64_t hash);
 
 /* --- the link's side ---------------------------------------------------------------------------
  */
@@ -82,8 +36,8 @@ void coherence_link_down(struct coherence *c);
 /* A PING sent at `proven` was answered. */
 void coherence_renew(struct coherence *c, uint64_t proven);
 /* The link is up and its last proof is not older than the lease. */
-bool coherence_serving(const struct coherence *c, uint64_t now);
-uint64_t coherence_lease_age(const struct coherence *c, uint64_t now);
+bool coherence_serving(struct coherence *c, uint64_t now);
+uint64_t coherence_lease_age(struct coherence *c, uint64_t now);
 
 void coherence_kill(struct coherence *c, uint64_t hash);
 /* All keys that begin so; returns how many entries went. */
@@ -97,7 +51,8 @@ void coherence_suspect(struct coherence *c);
 /* --- reads --------------------------------------------------------------------------------------
  */
 
-/* A stored reply that may be served. */
+/* A stored reply that may be served. After a hit, and at once: coherence_release. Until then the
+ * reply stays as it is, and other threads wait. */
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
                       struct l1_hit *hit);
 
@@ -105,19 +60,16 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
  * asked. */
 bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uint64_t now,
                             struct l1_hit *hit);
+void coherence_release(struct coherence *c, const struct l1_view *view);
+/* After that a hit stays where it is until this thread inserts or clears (l1.h); false: it may go
+ * at any moment. */
+bool coherence_hits_may_be_borrowed(const struct coherence *c);
 
-/* A fill of this view that is under way and whose reply has not begun: its owner may answer more
- * than one client with it, if they speak the same version of RESP (a nil differs). NULL: there is
- * none. */
-struct fill *coherence_join(const struct coherence *c, const struct l1_view *view, unsigned resp);
-
-/* How a fill's reply comes. */
-struct fill_terms {
-    enum command_absent absent; /* how it says that the key is not there */
-    unsigned resp;              /* version of RESP */
-    const void *path;           /* replies on one path keep the order of their requests */
-    uint64_t now;               /* when the request is sent */
-};
+/* A fill of this view that is under way on the same path and whose reply has not begun: its owner
+ * may answer more than one client with it, if they speak the same version of RESP (a nil differs).
+ * NULL: there is none. */
+struct fill *coherence_join(struct coherence *c, const struct l1_view *view,
+                            const struct fill_terms *terms);
 
 /* Begins a fill. The caller owes it one coherence_fill_value_end and one coherence_fill_ttl_end.
  * NULL: nothing could be stored (no L1, no link, a write of the key under way) - just forward the
@@ -127,10 +79,9 @@ struct fill *coherence_begin_fill(struct coherence *c, const struct l1_view *vie
 /* The view is about to be read without a fill: one that is under way is detached, or what it brings
  * could be older than what this reader sees. */
 void coherence_detach_fill(struct coherence *c, const struct l1_view *view, const void *path);
-const void *coherence_fill_path(const struct fill *f);
 /* At the reply to a read without a fill: it may be newer than what was kept meanwhile, and the key
  * is to be killed. (While the link is down nothing that is kept is served.) */
-bool coherence_read_kills(const struct coherence *c);
+bool coherence_read_kills(struct coherence *c);
 /* A place for the owner's list of waiting requests; NULL at first. */
 void **coherence_fill_waiters(struct fill *f);
 /* Bytes of the reply as they arrive. */
@@ -159,6 +110,11 @@ void coherence_hold_fills(struct coherence *c);
 void coherence_release_fills(struct coherence *c);
 
 /* Why a reply of this key would not be stored or served now, for NEARCACHE KEY; NULL: it would. */
-const char *coherence_obstacle(const struct coherence *c, uint64_t hash, uint64_t now);
+const char *coherence_obstacle(struct coherence *c, uint64_t hash, uint64_t now);
+/* l1_inspect. */
+bool coherence_inspect(struct coherence *c, const struct l1_view *view, uint64_t now,
+                       struct l1_info *info);
+/* Of all shards together; fills and epochs are added to the metrics. */
+void coherence_count(struct coherence *c, struct l1_stats *stats, struct metrics *metrics);
 
 #endif

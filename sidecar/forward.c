@@ -93,7 +93,7 @@ bool writes_add_hash(struct writes *w, uint64_t hash)
 /* Counts a key among those that may change. */
 static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
 {
-    return writes_add_hash(w, l1_hash(p->l1, key.data, key.len));
+    return writes_add_hash(w, coherence_hash(p->coherence, key.data, key.len));
 }
 
 void writes_free(struct writes *w)
@@ -333,7 +333,7 @@ static void kill_written(void *ctx, const struct command_key *key, struct resp_s
     if (!l->writes || key->kind != COMMAND_ARG_KEY ||
         (l->flagged && !(key->flags & COMMAND_KEY_WRITE)))
         return;
-    coherence_kill(p->coherence, l1_hash(p->l1, name.data, name.len));
+    coherence_kill(p->coherence, coherence_hash(p->coherence, name.data, name.len));
     bool told = !is_announcing(p) || (++l->n_told <= ANNOUNCED_MAX && keep_name(&l->told, name));
     l->told.all |= !told; /* more than was written is still right */
 }

@@ -188,17 +188,20 @@ void lend_be_patient(struct request *r)
  */
 
 /* NULL, too, where it is no number. */
-struct caller *lend_find_caller(struct proxy *p, struct resp_slice id)
+struct caller *lend_find_caller(struct proxy *p, struct resp_slice id, struct proxy **owner)
 {
     int64_t n;
-    return resp_parse_int(id, &n) ? clients_find(p, (uint64_t)n) : NULL;
+    return resp_parse_int(id, &n) ? clients_find(p, (uint64_t)n, owner) : NULL;
 }
 
 /* The number at the server of the connection that the client `id` has there; `other`: none. */
 void lend_append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other)
 {
-    struct caller *c = lend_find_caller(p, id);
+    struct proxy *owner;
+    workers_still(p->crew->workers);
+    const struct caller *c = lend_find_caller(p, id, &owner);
     uint64_t theirs = c && c->lane ? upstream_client_id(c->lane) : other;
+    workers_go(p->crew->workers);
     char number[24];
     int64_t n;
     snprintf(number, sizeof number, "%llu", (unsigned long long)theirs);

@@ -77,8 +77,8 @@ void lend_tick(struct proxy *p, uint64_t now);
 /* The reply has no deadline. */
 void lend_be_patient(struct request *r);
 
-/* The client with this number, or NULL. */
-struct caller *lend_find_caller(struct proxy *p, struct resp_slice id);
+/* The client with this number and its worker, while all others stand still; or NULL. */
+struct caller *lend_find_caller(struct proxy *p, struct resp_slice id, struct proxy **owner);
 /* Appends the number that the server has for that client's own connection, or `other` if it has
  * none; what is no number stays. */
 void lend_append_id(struct proxy *p, struct chain *out, struct resp_slice id, uint64_t other);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <hiredis/hiredis.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,9 @@ enum {
 /* IDLE -> CONNECTING -> ASKING -> SUBSCRIBING -> LIVE, and back to IDLE from all of them. */
 enum link_state { LINK_IDLE, LINK_CONNECTING, LINK_ASKING, LINK_SUBSCRIBING, LINK_LIVE };
 
+/* What others ask for. */
+enum link_wish { WISH_NOTHING, WISH_RESTART, WISH_NO_TRACKING };
+
 /* Replies awaited before the connection is in subscriber mode, in order. */
 enum link_step { STEP_AUTH, STEP_SETNAME, STEP_INFO, STEP_COMMAND, STEP_ID, STEP_TRACKING };
 
@@ -33,13 +37,13 @@ struct link {
     struct command_table *commands;
     struct log *log;
     struct metrics *metrics;
-    uint8_t state;
+    _Atomic uint8_t state; /* others may look at this one .. */
     struct conn *conn;
     redisReader *reader;
     uint8_t steps[STEPS_MAX];
     unsigned first_step, n_steps;
-    unsigned acks_owed; /* of SUBSCRIBE */
-    bool tracking;
+    unsigned acks_owed;    /* of SUBSCRIBE */
+    _Atomic bool tracking; /* .. and this one */
     bool settled;
     bool tracking_refusal_told;
     uint64_t deadline, ping_sent, next_ping, answered, nonce, random;
@@ -49,6 +53,10 @@ struct link {
     struct log_limit malformed;
     char version[32];
     char error[TEXT_MAX];
+    pthread_t thread; /* the one that turns the loop */
+    pthread_mutex_t wishes;
+    enum link_wish wish; /* of another thread, for the next tick; with these under the lock */
+    char wish_why[TEXT_MAX];
 };
 
 static void set_state(struct link *l, enum link_state to)
@@ -70,12 +78,21 @@ static void close_connection(struct link *l)
     l->reader = NULL;
 }
 
+/* 0: from now on they do not. */
+static void have_upstreams_track(struct link *l, uint64_t redirect)
+{
+    workers_still_between(l->options.workers);
+    for (size_t i = 0; i < l->options.n_upstreams; i++)
+        upstream_track(l->options.upstreams[i], redirect);
+    workers_go(l->options.workers);
+}
+
 static void fail(struct link *l, const char *why)
 {
     bool was_live = l->state == LINK_LIVE;
     set_state(l, LINK_IDLE);
     coherence_link_down(l->coherence);
-    upstream_track(l->options.upstream, 0);
+    have_upstreams_track(l, 0);
     assert(why);
     snprintf(l->error, sizeof l->error, "%.*s", (int)strcspn(why, "\r\n"), why);
     if (was_live)
@@ -378,10 +395,14 @@ static void step_reply(struct link *l, const redisReply *r)
     }
     switch (step) {
     case STEP_INFO:
+        workers_still_between(l->options.workers);
         read_version(l, r);
+        workers_go(l->options.workers);
         break;
     case STEP_COMMAND:
+        workers_still_between(l->options.workers);
         learn_commands(l, r);
+        workers_go(l->options.workers);
         break;
     case STEP_ID:
         id_reply(l, r);
@@ -477,9 +498,12 @@ static void become_live(struct link *l)
     l->backoff.failures = 0;
     l->settled = true;
     l->error[0] = '\0';
+    /* Nobody fills by what was true before: that fills are tracked, for one. */
+    workers_still_between(l->options.workers);
     coherence_link_up(l->coherence, l->ping_sent);
     if (link_tracks_fills(l))
-        upstream_track(l->options.upstream, l->id);
+        have_upstreams_track(l, l->id);
+    workers_go(l->options.workers);
     log_write(l->log, LOG_INFO, "link_live", "upstream", l->options.address->label, "mode",
               link_mode(l), NULL);
 }
@@ -487,9 +511,16 @@ static void become_live(struct link *l)
 /* All that tell of changes were alive then: this link, and what tracks for it. */
 static uint64_t proven(const struct link *l)
 {
-    uint64_t others =
-        link_tracks_fills(l) ? upstream_tracking_proof(l->options.upstream) : UINT64_MAX;
-    return others < l->ping_sent ? others : l->ping_sent;
+    uint64_t least = l->ping_sent;
+    if (!link_tracks_fills(l))
+        return least;
+    workers_still_between(l->options.workers);
+    for (size_t i = 0; i < l->options.n_upstreams; i++) {
+        uint64_t theirs = upstream_tracking_proof(l->options.upstreams[i]);
+        least = theirs < least ? theirs : least;
+    }
+    workers_go(l->options.workers);
+    return least;
 }
 
 /* Another nonce, -BUSY or anything else renews nothing. */
@@ -537,7 +568,8 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct link *l = ctx;
     struct conn *conn = l->conn;
-    upstream_note_alive(l->options.upstream);
+    for (size_t i = 0; i < l->options.n_upstreams; i++)
+        upstream_note_alive(l->options.upstreams[i], loop_now(l->loop));
     if (l->state == LINK_ASKING && tls_is_record(p, n)) {
         fail(l, "it speaks TLS: use rediss:// instead of redis://");
         return n;
@@ -613,8 +645,33 @@ static void start(struct link *l, uint64_t now)
         fail(l, "out of memory");
 }
 
+static void take_wish(struct link *l)
+{
+    char why[TEXT_MAX];
+    (void)pthread_mutex_lock(&l->wishes);
+    enum link_wish wish = l->wish;
+    l->wish = WISH_NOTHING;
+    memcpy(why, l->wish_why, sizeof why);
+    (void)pthread_mutex_unlock(&l->wishes);
+    if (wish == WISH_RESTART && l->state != LINK_IDLE)
+        fail(l, why);
+    else if (wish == WISH_NO_TRACKING && link_tracks_fills(l) && refuse_tracking(l, why))
+        fail(l, why);
+}
+
+static void make_wish(struct link *l, enum link_wish wish, const char *why)
+{
+    (void)pthread_mutex_lock(&l->wishes);
+    l->wish = wish;
+    snprintf(l->wish_why, sizeof l->wish_why, "%s", why);
+    (void)pthread_mutex_unlock(&l->wishes);
+    if (pthread_equal(l->thread, pthread_self()))
+        take_wish(l);
+}
+
 void link_tick(struct link *l, uint64_t now)
 {
+    take_wish(l);
     if (l->state == LINK_IDLE && now >= l->retry_at)
         start(l, now);
     else if (l->state == LINK_LIVE && now > l->answered + SILENCE_MAX)
@@ -636,6 +693,8 @@ struct link *link_new(struct loop *loop, const struct link_options *options,
     if (!l)
         return NULL;
     l->loop = loop;
+    l->thread = pthread_self();
+    (void)pthread_mutex_init(&l->wishes, NULL);
     l->options = *options;
     l->coherence = coherence;
     l->commands = commands;
@@ -653,6 +712,7 @@ void link_free(struct link *l)
         return;
     coherence_link_down(l->coherence);
     close_connection(l);
+    (void)pthread_mutex_destroy(&l->wishes);
     free(l);
 }
 
@@ -677,14 +737,13 @@ void link_untracked(struct link *l, const char *refused)
 {
     if (RULE_IN_FORCE(RULE_UNTRACKED))
         coherence_suspect(l->coherence);
-    if (refused && link_tracks_fills(l) && refuse_tracking(l, refused))
-        fail(l, refused);
+    if (refused)
+        make_wish(l, WISH_NO_TRACKING, refused);
 }
 
 void link_restart(struct link *l, const char *why)
 {
-    if (l->state != LINK_IDLE)
-        fail(l, why);
+    make_wish(l, WISH_RESTART, why);
 }
 
 const char *link_server_version(const struct link *l)

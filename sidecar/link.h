@@ -10,6 +10,9 @@
  * With invalidation.tracking_mode=optin the data connections track what they fill from, and
  * redirect to this one; it subscribes only.
  *
+ * It belongs to the first worker. What the others rely on in the middle of a command (the table of
+ * commands, whether fills are tracked, the server's version) changes while they stand between two.
+ *
  * The one module that touches hiredis: its reader and its formatter, over our own connection,
  * because its asynchronous context drops PONG while subscribed (0.14).
  */
@@ -24,6 +27,7 @@
 #include "metrics.h"
 #include "namespace.h"
 #include "upstream.h"
+#include "workers.h"
 
 struct link;
 
@@ -35,8 +39,10 @@ struct link_options {
     const char *origin; /* of events that are our own */
     enum tracking tracking;
     enum tracking_mode tracking_mode;
-    struct upstream *upstream; /* whose connections track, with optin */
-    uint64_t connect_timeout;  /* ms, for connect and for becoming live */
+    struct upstream *const *upstreams; /* of all workers, whose connections track, with optin */
+    size_t n_upstreams;
+    struct workers *workers;
+    uint64_t connect_timeout; /* ms, for connect and for becoming live */
 };
 
 /* NULL: out of memory. Connects with the first link_tick. */
@@ -52,7 +58,7 @@ const char *link_mode(const struct link *link);
 bool link_is_tracking(const struct link *link);
 /* Fills are to be tracked one by one: only a connection that tracks may carry them. */
 bool link_tracks_fills(const struct link *link);
-/* Connects anew, soon: the server is not what it was. */
+/* For these two any thread will do. Connects anew, soon: the server is not what it was. */
 void link_restart(struct link *link, const char *why);
 /* A data connection does not track any more; `refused`: the server won't have it. */
 void link_untracked(struct link *link, const char *refused);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <event2/listener.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -56,10 +57,22 @@ static int bound_socket(const struct sockaddr *address, socklen_t len,
         return -1;
     if (address->sa_family != AF_UNIX)
         (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (address->sa_family != AF_UNIX && o->reuse_port &&
+    if (address->sa_family != AF_UNIX && (o->reuse_port || o->group) &&
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) != 0)
         return close_with(fd, errno);
     return bind(fd, address, len) == 0 ? fd : close_with(fd, errno);
+}
+
+/* Sharing the address is for ourselves: another process that has it is noticed. */
+static bool is_taken(const struct sockaddr *address, socklen_t len,
+                     const struct listener_options *o)
+{
+    if (o->reuse_port || !o->group)
+        return false;
+    int fd = bound_socket(address, len, &(struct listener_options){.backlog = o->backlog});
+    if (fd >= 0)
+        close(fd);
+    return fd < 0;
 }
 
 static int listening(int fd, const struct listener_options *o)
@@ -78,7 +91,9 @@ static int listen_tcp(const struct listen_address *a, const struct listener_opti
         snprintf(error, LISTENER_ERROR_MAX, "%s: %s", a->label, gai_strerror(failed));
         return -1;
     }
-    int fd = listening(bound_socket(list->ai_addr, list->ai_addrlen, o), o);
+    int fd = is_taken(list->ai_addr, list->ai_addrlen, o)
+                 ? -1
+                 : listening(bound_socket(list->ai_addr, list->ai_addrlen, o), o);
     if (fd < 0)
         snprintf(error, LISTENER_ERROR_MAX, "%s: %s", a->label, strerror(errno));
     freeaddrinfo(list);
@@ -252,39 +267,77 @@ static int open_socket(const struct listen_address *address, const struct listen
     return fd;
 }
 
-struct listener *listener_new(struct loop *loop, const struct listen_address *address,
-                              const struct listener_options *options, struct log *log,
-                              listener_accepted *accepted, void *ctx,
-                              char error[LISTENER_ERROR_MAX])
+/* Takes the descriptor, also where it fails; fd < 0: it has failed already. */
+static struct listener *listen_at(const struct listener *like, int fd,
+                                  char error[LISTENER_ERROR_MAX])
 {
-    struct listener *l = calloc(1, sizeof *l);
-    snprintf(error, LISTENER_ERROR_MAX, "out of memory");
-    if (!l)
-        return NULL;
-    *l = (struct listener){
-        .loop = loop, .log = log, .accepted = accepted, .ctx = ctx, .tls = address->tls};
-    int fd = open_socket(address, options, error);
+    struct listener *l = malloc(sizeof *l);
+    if (l)
+        *l = *like;
     if (fd >= 0)
+        snprintf(error, LISTENER_ERROR_MAX, "out of memory");
+    if (fd >= 0 && l)
         l->listener = evconnlistener_new(
-            loop->base, on_accept, l,
+            l->loop->base, on_accept, l,
             LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
     /* Enabled from the start, it would not say that it could not be. */
-    if (l->listener && evconnlistener_enable(l->listener) != 0) {
+    if (l && l->listener && evconnlistener_enable(l->listener) != 0) {
         evconnlistener_free(l->listener);
         l->listener = NULL;
         fd = -1;
     }
-    if (!l->listener) {
+    if (!l || !l->listener) {
         if (fd >= 0)
             close(fd);
         free(l);
         return NULL;
     }
     evconnlistener_set_error_cb(l->listener, on_accept_error);
+    return l;
+}
+
+struct listener *listener_new(struct loop *loop, const struct listen_address *address,
+                              const struct listener_options *options, struct log *log,
+                              listener_accepted *accepted, void *ctx,
+                              char error[LISTENER_ERROR_MAX])
+{
+    const struct listener like = {
+        .loop = loop, .log = log, .accepted = accepted, .ctx = ctx, .tls = address->tls};
+    struct listener *l = listen_at(&like, open_socket(address, options, error), error);
+    if (!l)
+        return NULL;
     if (address->path)
         remember_file(l, address->path);
     set_label(l, address);
     return l;
+}
+
+/* A unix socket has one queue of connections, whose descriptors are many. */
+static int open_beside(const struct listener *first, const struct listener_options *options)
+{
+    int fd = evconnlistener_get_fd(first->listener);
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof address;
+    if (getsockname(fd, (struct sockaddr *)&address, &len) != 0)
+        return -1;
+    if (address.ss_family == AF_UNIX)
+        return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return listening(bound_socket((const struct sockaddr *)&address, len, options), options);
+}
+
+struct listener *listener_beside(struct loop *loop, const struct listener *first,
+                                 const struct listener_options *options, void *ctx,
+                                 char error[LISTENER_ERROR_MAX])
+{
+    struct listener like = *first;
+    like.loop = loop;
+    like.ctx = ctx;
+    like.listener = NULL;
+    like.path = NULL; /* the first one's to remove */
+    int fd = open_beside(first, options);
+    if (fd < 0)
+        snprintf(error, LISTENER_ERROR_MAX, "%s: %s", first->label, strerror(errno));
+    return listen_at(&like, fd, error);
 }
 
 void listener_free(struct listener *l)

@@ -13,6 +13,7 @@ struct listener_options {
     int backlog;           /* connections that may wait to be accepted */
     bool reuse_port; /* share the address with those who do so as well; take over the path of a
                         unix socket */
+    bool group; /* others of this process are to listen at the same address (listener_beside) */
 };
 
 /* Called for each connection; the descriptor, non-blocking, is the receiver's. */
@@ -25,6 +26,10 @@ struct listener *listener_new(struct loop *loop, const struct listen_address *ad
                               const struct listener_options *options, struct log *log,
                               listener_accepted *accepted, void *ctx,
                               char error[LISTENER_ERROR_MAX]);
+/* One more at the same place: the kernel gives each connection to one of them. NULL: as above. */
+struct listener *listener_beside(struct loop *loop, const struct listener *first,
+                                 const struct listener_options *options, void *ctx,
+                                 char error[LISTENER_ERROR_MAX]);
 /* Stops listening; connections that wait are accepted first. Removes a unix socket's file, if it is
  * still this one's. */
 void listener_free(struct listener *l);

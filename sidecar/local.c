@@ -35,17 +35,45 @@ static void say_breaker(const struct proxy *p, struct text *t)
              (unsigned long long)breaker_probe_in(b, loop_now(p->loop)));
 }
 
-static void say_section(const struct proxy *p, struct text *t)
+/* What the workers have and have done, together. */
+struct sums {
+    struct metrics metrics;
+    unsigned connected, lent;
+    uint64_t pending;
+    struct budget budget;
+};
+
+static struct sums sum_up(const struct proxy *p)
+{
+    struct sums sum = {.connected = 0};
+    for (size_t i = 0; i < p->crew->n; i++) {
+        const struct proxy *one = p->crew->v[i];
+        const struct budget *b = &one->loop->budget;
+        metrics_add(&sum.metrics, one->metrics);
+        sum.connected += upstream_connected(one->upstream);
+        sum.lent += upstream_lent(one->upstream);
+        sum.pending += upstream_pending(one->upstream);
+        sum.budget.used += b->used;
+        sum.budget.peak += b->peak;
+        sum.budget.limit += b->limit;
+    }
+    return sum;
+}
+
+/* While the other workers stand still. The circuit breaker and the last error are this worker's. */
+static void say_all(const struct proxy *p, struct text *t)
 {
     struct l1_stats s;
     uint64_t now = loop_now(p->loop);
-    l1_get_stats(p->l1, &s);
+    struct sums sum = sum_up(p);
+    coherence_count(p->coherence, &s, &sum.metrics);
     text_say(t, "# Nearcache\r\nnearcache_version:%s\r\nservice:%s\r\nnamespace:%.*s\r\n",
              NEARCACHE_VERSION, p->config->service, (int)p->ns->prefix.len, p->ns->prefix.data);
     text_say(t, "uptime_in_seconds:%llu\r\nprocess_id:%ld\r\n",
              (unsigned long long)((now - p->started) / 1000), (long)getpid());
-    metrics_each(p->metrics, say_metric, t);
-    text_say(t, "hit_ratio:%.4f\r\n", metrics_hit_ratio(p->metrics));
+    text_say(t, "workers:%zu\r\n", p->crew->n);
+    metrics_each(&sum.metrics, say_metric, t);
+    text_say(t, "hit_ratio:%.4f\r\n", metrics_hit_ratio(&sum.metrics));
     text_say(t, "entries:%llu\r\nbytes:%llu\r\nlimit:%llu\r\nmapped:%llu\r\nholes:%llu\r\n",
              (unsigned long long)s.entries, (unsigned long long)s.bytes,
              (unsigned long long)s.limit, (unsigned long long)s.mapped,
@@ -61,14 +89,19 @@ static void say_section(const struct proxy *p, struct text *t)
         p->address->label, link_server_version(p->link), upstream_state(p->upstream),
         upstream_last_error(p->upstream));
     text_say(t, "upstream_connections:%u\r\nupstream_pending:%llu\r\nclients:%zu\r\n",
-             upstream_connected(p->upstream), (unsigned long long)upstream_pending(p->upstream),
-             p->n_callers);
+             sum.connected, (unsigned long long)sum.pending, (size_t)p->crew->n_callers);
     say_breaker(p, t);
     text_say(t, "buffer_bytes:%zu\r\nbuffer_bytes_peak:%zu\r\nbuffer_bytes_limit:%zu\r\n",
-             p->loop->budget.used, p->loop->budget.peak, p->loop->budget.limit);
-    text_say(t, "sessions:%u\r\nsessions_limit:%llu\r\nmonitors:%zu\r\n",
-             upstream_lent(p->upstream), (unsigned long long)p->config->upstream_sessions,
-             p->n_monitors);
+             sum.budget.used, sum.budget.peak, sum.budget.limit);
+    text_say(t, "sessions:%u\r\nsessions_limit:%llu\r\nmonitors:%zu\r\n", sum.lent,
+             (unsigned long long)p->config->upstream_sessions, (size_t)p->crew->n_monitors);
+}
+
+static void say_section(const struct proxy *p, struct text *t)
+{
+    workers_still(p->crew->workers);
+    say_all(p, t);
+    workers_go(p->crew->workers);
 }
 
 static void put_info(struct text *out, const struct text *info, unsigned resp)
@@ -99,7 +132,7 @@ static void append_line(const struct proxy *p, struct text *t, struct resp_slice
     const char *colon = memchr(line.data, ':', line.len);
     unsigned long long n = colon ? strtoull(colon + 1, NULL, 10) : 0;
     if (is_line(line, "connected_clients:"))
-        text_say(t, "connected_clients:%zu\r\n", p->n_callers);
+        text_say(t, "connected_clients:%zu\r\n", (size_t)p->crew->n_callers);
     else if (is_line(line, "tracking_clients:"))
         text_say(t, "tracking_clients:%llu\r\n", n - (tracks && n > 0));
     else if (is_line(line, "tracking_total_prefixes:"))
@@ -266,9 +299,9 @@ static void run_nearcache_key(struct proxy *p, struct caller *c, struct resp_sli
 {
     uint64_t now = loop_now(p->loop);
     struct l1_info info = {0};
-    struct l1_view view = proxy_get_view(c, key, l1_hash(p->l1, key.data, key.len));
+    struct l1_view view = proxy_get_view(c, key, coherence_hash(p->coherence, key.data, key.len));
     const char *obstacle = coherence_obstacle(p->coherence, view.hash, now);
-    bool there = l1_inspect(p->l1, &view, now, &info);
+    bool there = coherence_inspect(p->coherence, &view, now, &info);
     if (there && info.suspect && !obstacle)
         obstacle = "suspect: the invalidation link was lost since; the next GET asks for it again";
     else if (there && info.time_left_ms == 0 && !obstacle)

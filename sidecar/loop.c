@@ -91,6 +91,11 @@ uint64_t loop_now(struct loop *loop)
     return loop->now;
 }
 
+void loop_forget_time(struct loop *loop)
+{
+    loop->now_known = false;
+}
+
 void loop_run(struct loop *loop)
 {
     while (!loop->stopped) {

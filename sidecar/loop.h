@@ -55,6 +55,9 @@ void loop_free(struct loop *loop);
 /* Monotonic milliseconds, read once per turn. */
 uint64_t loop_now(struct loop *loop);
 
+/* The turn was held up: the clock is read again. */
+void loop_forget_time(struct loop *loop);
+
 /* Turns until loop_stop. */
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);

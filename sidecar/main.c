@@ -1,5 +1,6 @@
-/* main.c - builds each part, hands out pointers, one periodic tick, reload, drain. */
+/* main.c - builds each part, hands out pointers, one periodic tick a worker, reload, drain. */
 #include <errno.h>
+#include <event2/thread.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -38,20 +39,40 @@ struct app {
     struct config config;
     struct upstream_address address, next_address; /* the latter while reloading */
     struct namespace ns;
-    struct metrics metrics;
-    struct loop loop;
-    struct proxy proxy;
+    struct log *log;
+    struct command_table *commands;
+    struct coherence *coherence;
+    struct link *link;
     struct dev *dev;
     struct tls_context *upstream_tls, *client_tls; /* NULL: not spoken there */
-    struct listener **listeners;
-    size_t n_listeners;
-    struct event *tick, *signals[SIGNALS];
+    struct crew crew;
+    struct worker *workers;      /* crew.n of them; the first is the main thread's */
+    struct upstream **upstreams; /* each worker's */
+    struct event *signals[SIGNALS];
     char client_name[192];
     bool greeted;
     uint64_t drain_deadline; /* 0: not draining */
-    uint64_t listen_until;   /* while draining: 0: not any more */
+};
+
+/* What a thread has for itself. */
+struct worker {
+    struct app *app;
+    pthread_t thread;
+    bool runs; /* a thread of its own */
+    struct metrics metrics;
+    struct loop loop;
+    struct proxy proxy;
+    struct listener **listeners;
+    size_t n_listeners;
+    struct event *tick;
+    uint64_t listen_until; /* while draining: 0: not any more */
     uint64_t next_trim;
 };
+
+static const char *first_label(const struct app *a)
+{
+    return listener_label(a->workers[0].listeners[0]);
+}
 
 __attribute__((format(printf, 1, 2))) static bool complain(const char *format, ...)
 {
@@ -69,15 +90,14 @@ __attribute__((format(printf, 1, 2))) static bool complain(const char *format, .
 
 static void greet(struct app *a)
 {
-    const struct proxy *p = &a->proxy;
-    bool live =
-        strcmp(link_mode(p->link), "tracking") == 0 || strcmp(link_mode(p->link), "events") == 0;
-    const char *port = strrchr(listener_label(a->listeners[0]), ':');
-    bool is_unix = strncmp(listener_label(a->listeners[0]), "unix:", 5) == 0;
+    const struct link *l = a->link;
+    bool live = strcmp(link_mode(l), "tracking") == 0 || strcmp(link_mode(l), "events") == 0;
+    const char *port = strrchr(first_label(a), ':');
+    bool is_unix = strncmp(first_label(a), "unix:", 5) == 0;
     a->greeted = true;
     (void)malloc_trim(0); /* what it took to learn the server's commands */
-    printf("upstream   %s (Redis %s)%s%s\n", a->address.label, link_server_version(p->link),
-           live ? "" : " - not reachable: ", live ? "" : link_last_error(p->link));
+    printf("upstream   %s (Redis %s)%s%s\n", a->address.label, link_server_version(l),
+           live ? "" : " - not reachable: ", live ? "" : link_last_error(l));
     if (!live)
         printf("           start a Redis there, or point --upstream at one; nearcache keeps "
                "trying\n");
@@ -86,17 +106,18 @@ static void greet(struct app *a)
     printf("L1         %llu MB, entries live up to %llu s\n",
            (unsigned long long)(a->config.l1_max_memory >> 20),
            (unsigned long long)(a->config.l1_ttl / 1000));
-    printf("link       %s\n", link_mode(p->link));
-    bool is_tls = strncmp(listener_label(a->listeners[0]), "tls:", 4) == 0;
+    printf("link       %s\n", link_mode(l));
+    bool is_tls = strncmp(first_label(a), "tls:", 4) == 0;
     printf("try        redis-cli %s%s %s set user:1 Ada\n", is_tls ? "--tls --cacert FILE " : "",
-           is_unix ? "-s" : "-p", is_unix ? listener_label(a->listeners[0]) + 5 : port + 1);
+           is_unix ? "-s" : "-p", is_unix ? first_label(a) + 5 : port + 1);
     fflush(stdout);
 }
 
 static void announce_listeners(const struct app *a)
 {
-    for (size_t i = 0; i < a->n_listeners; i++)
-        printf("listening on %s\n", listener_label(a->listeners[i]));
+    const struct worker *w = &a->workers[0];
+    for (size_t i = 0; i < w->n_listeners; i++)
+        printf("listening on %s\n", listener_label(w->listeners[i]));
     printf("ready\n");
     fflush(stdout);
 }
@@ -104,53 +125,63 @@ static void announce_listeners(const struct app *a)
 /* --- time ---------------------------------------------------------------------------------------
  */
 
-static void stop_listening(struct app *a)
+static void stop_listening(struct worker *w)
 {
-    for (size_t i = 0; i < a->n_listeners; i++)
-        listener_free(a->listeners[i]);
-    a->n_listeners = 0;
-    a->listen_until = 0;
+    for (size_t i = 0; i < w->n_listeners; i++)
+        listener_free(w->listeners[i]);
+    w->n_listeners = 0;
+    w->listen_until = 0;
 }
 
-static void drain(struct app *a, uint64_t now)
+/* The first one ends when nobody is left anywhere, and has the others end. */
+static void drain(struct worker *w, uint64_t now)
 {
-    if (a->listen_until && now >= a->listen_until)
-        stop_listening(a);
-    clients_drain(&a->proxy, now);
-    if ((a->proxy.n_callers == 0 && a->n_listeners == 0) || now >= a->drain_deadline)
-        loop_stop(&a->loop);
+    const struct app *a = w->app;
+    if (w->listen_until && now >= w->listen_until)
+        stop_listening(w);
+    clients_drain(&w->proxy, now);
+    if (w == a->workers &&
+        ((a->crew.n_callers == 0 && w->n_listeners == 0) || now >= a->drain_deadline))
+        loop_stop(&w->loop);
 }
 
 /* After a burst: what the allocator keeps for the next one is the machine's again. */
-static void trim(struct app *a, uint64_t now)
+static void trim(struct worker *w, uint64_t now)
 {
-    struct budget *b = &a->loop.budget;
-    if (now < a->next_trim)
+    struct budget *b = &w->loop.budget;
+    if (now < w->next_trim)
         return;
-    a->next_trim = now + TRIM_EVERY;
+    w->next_trim = now + TRIM_EVERY;
     if (b->peak_since_trim < b->used + TRIM_FROM)
         return;
     b->peak_since_trim = b->used;
     (void)malloc_trim(0);
 }
 
+static void tick_worker(struct worker *w, uint64_t now)
+{
+    upstream_tick(w->proxy.upstream, now);
+    lend_tick(&w->proxy, now);
+    pressure_tick(&w->proxy, now);
+    for (size_t i = 0; i < w->n_listeners; i++)
+        listener_tick(w->listeners[i], now);
+    trim(w, now);
+    if (w->app->drain_deadline)
+        drain(w, now);
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
     (void)what;
-    struct app *a = arg;
-    uint64_t now = loop_now(&a->loop);
-    upstream_tick(a->proxy.upstream, now);
-    link_tick(a->proxy.link, now);
-    lend_tick(&a->proxy, now);
-    pressure_tick(&a->proxy, now);
-    for (size_t i = 0; i < a->n_listeners; i++)
-        listener_tick(a->listeners[i], now);
-    trim(a, now);
-    if (!a->greeted && !a->drain_deadline && link_settled(a->proxy.link))
+    struct worker *w = arg;
+    struct app *a = w->app;
+    uint64_t now = loop_now(&w->loop);
+    if (w == a->workers)
+        link_tick(a->link, now);
+    tick_worker(w, now);
+    if (w == a->workers && !a->greeted && !a->drain_deadline && link_settled(a->link))
         greet(a);
-    if (a->drain_deadline)
-        drain(a, now);
 }
 
 /* --- TLS ----------------------------------------------------------------------------------------
@@ -214,11 +245,10 @@ static bool build_tls(struct app *a)
     if (a->address.tls && !load_upstream_tls(c, &a->address, &a->upstream_tls))
         return false;
     if (a->address.tls && !c->upstream_tls_verify)
-        log_write(a->proxy.log, LOG_WARN, "upstream_tls_unverified", "upstream", a->address.label,
-                  "hint", "whoever is in between can read and change everything", NULL);
+        log_write(a->log, LOG_WARN, "upstream_tls_unverified", "upstream", a->address.label, "hint",
+                  "whoever is in between can read and change everything", NULL);
     if (listens_with_tls(c) && !load_client_tls(c, &a->client_tls))
         return false;
-    a->proxy.tls = a->client_tls;
     return true;
 }
 
@@ -247,6 +277,19 @@ static bool load_password(const struct config *c, char **out)
     return config_auth_password(c, out, error) ||
            complain("%s: %s", c->auth_password_file ? c->auth_password_file : "auth.password",
                     error);
+}
+
+static char *copy_of(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+/* Every worker has a copy; takes `password`. True: it is another one. */
+static bool set_password(struct app *a, char *password)
+{
+    for (size_t i = 1; i < a->crew.n; i++)
+        (void)identity_set_password(&a->workers[i].proxy, copy_of(password));
+    return identity_set_password(&a->workers[0].proxy, password);
 }
 
 /* --- reloading ----------------------------------------------------------------------------------
@@ -293,8 +336,8 @@ static bool accept_config(void *ctx, struct config *fresh)
         identity_forget(password);
         return false;
     }
-    if (identity_set_password(&a->proxy, password))
-        log_write(a->proxy.log, LOG_INFO, "client_password_changed", NULL);
+    if (set_password(a, password))
+        log_write(a->log, LOG_INFO, "client_password_changed", NULL);
     return true;
 }
 
@@ -307,37 +350,47 @@ static void take_new_address(struct app *a)
     a->next_address = (struct upstream_address){0};
     if (!moved)
         return;
-    coherence_new_epoch(a->proxy.coherence);
-    upstream_renew(a->proxy.upstream);
-    link_restart(a->proxy.link, "the upstream's address has changed");
+    coherence_new_epoch(a->coherence);
+    for (size_t i = 0; i < a->crew.n; i++)
+        upstream_renew(a->upstreams[i]);
+    link_restart(a->link, "the upstream's address has changed");
 }
 
 /* --- signals ------------------------------------------------------------------------------------
  */
+
+static void start_draining(struct app *a, uint64_t now)
+{
+    log_write(a->log, LOG_INFO, "draining", NULL);
+    a->drain_deadline = now + a->config.drain_timeout + 1;
+    const struct worker *first = &a->workers[0];
+    for (size_t i = 0; a->config.reuse_port && i < first->n_listeners; i++)
+        listener_divert(first->listeners[i], (unsigned)a->crew.n);
+    for (size_t i = 0; i < a->crew.n; i++)
+        a->workers[i].listen_until = a->config.reuse_port ? now + DIVERT_FOR : now;
+}
 
 static void on_stop(evutil_socket_t signal, short what, void *arg)
 {
     (void)signal;
     (void)what;
     struct app *a = arg;
-    uint64_t now = loop_now(&a->loop);
+    struct worker *w = &a->workers[0];
     if (a->drain_deadline) { /* asked twice: now */
-        loop_stop(&a->loop);
+        loop_stop(&w->loop);
         return;
     }
-    log_write(a->proxy.log, LOG_INFO, "draining", NULL);
-    a->drain_deadline = now + a->config.drain_timeout + 1;
-    a->listen_until = a->config.reuse_port ? now + DIVERT_FOR : now;
-    for (size_t i = 0; a->config.reuse_port && i < a->n_listeners; i++)
-        listener_divert(a->listeners[i], 1);
-    drain(a, now);
+    workers_still_between(a->crew.workers);
+    start_draining(a, loop_now(&w->loop));
+    workers_go(a->crew.workers);
+    drain(w, loop_now(&w->loop));
 }
 
 /* As Redis does: as many descriptors as maxclients needs, or fewer clients. */
 static void fit_descriptors(struct app *a)
 {
     struct rlimit limit;
-    uint64_t own = a->config.upstream_sessions + DESCRIPTORS_OF_OUR_OWN;
+    uint64_t own = a->config.upstream_sessions + DESCRIPTORS_OF_OUR_OWN * a->config.workers;
     uint64_t wanted = a->config.max_clients + own;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
@@ -347,10 +400,17 @@ static void fit_descriptors(struct app *a)
         char number[24];
         a->config.max_clients =
             limit.rlim_cur > 2 * own ? limit.rlim_cur - own : limit.rlim_cur / 2;
-        log_write(a->proxy.log, LOG_WARN, "maxclients_reduced", "to",
+        log_write(a->log, LOG_WARN, "maxclients_reduced", "to",
                   log_number(number, a->config.max_clients), "hint",
                   "raise the limit on open files", NULL);
     }
+}
+
+/* A worker's share. */
+static uint64_t share(const struct app *a, uint64_t all)
+{
+    uint64_t each = all / a->crew.n;
+    return each ? each : 1;
 }
 
 /* What buffers may take. */
@@ -375,7 +435,7 @@ static struct upstream_options upstream_options(const struct app *a)
                                      .tls = a->upstream_tls,
                                      .client_name = a->client_name,
                                      .connections = (unsigned)c->upstream_connections,
-                                     .private_max = (unsigned)c->upstream_sessions,
+                                     .private_max = (unsigned)share(a, c->upstream_sessions),
                                      .connect_timeout = c->upstream_connect_timeout,
                                      .handshake_timeout = c->upstream_handshake_timeout,
                                      .timeout = c->upstream_timeout,
@@ -389,12 +449,11 @@ static struct upstream_options upstream_options(const struct app *a)
                                                  .open_max = c->breaker_open_max}};
 }
 
-static struct coherence_options coherence_options(struct app *a)
+static struct coherence_options coherence_options(const struct app *a)
 {
     const struct config *c = &a->config;
     return (struct coherence_options){.max_stale = c->l1_max_stale,
                                       .stale_keys = &c->l1_stale_if_error,
-                                      .budget = &a->loop.budget,
                                       .ttl = c->l1_ttl,
                                       .negative_ttl = c->l1_negative_ttl,
                                       .lease = c->lease,
@@ -406,23 +465,25 @@ static void apply_settings(struct app *a)
     const struct config *c = &a->config;
     struct upstream_options up = upstream_options(a);
     struct coherence_options coherence = coherence_options(a);
-    log_set_level(a->proxy.log, c->log_level);
-    upstream_set_options(a->proxy.upstream, &up);
-    coherence_set_options(a->proxy.coherence, &coherence);
-    a->loop.budget.limit = buffer_limit(c);
+    log_set_level(a->log, c->log_level);
+    coherence_set_options(a->coherence, &coherence);
+    for (size_t i = 0; i < a->crew.n; i++) {
+        upstream_set_options(a->upstreams[i], &up);
+        a->workers[i].loop.budget.limit = share(a, buffer_limit(c));
+    }
     fit_descriptors(a);
 }
 
 static void log_changed(void *ctx, const char *path)
 {
     struct app *a = ctx;
-    log_write(a->proxy.log, LOG_INFO, "setting_changed", "setting", path, NULL);
+    log_write(a->log, LOG_INFO, "setting_changed", "setting", path, NULL);
 }
 
 static void log_refused(void *ctx, const char *path)
 {
     struct app *a = ctx;
-    log_write(a->proxy.log, LOG_WARN, "setting_needs_restart", "setting", path, NULL);
+    log_write(a->log, LOG_WARN, "setting_needs_restart", "setting", path, NULL);
 }
 
 static void on_reload(evutil_socket_t signal, short what, void *arg)
@@ -432,11 +493,15 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     struct app *a = arg;
     const struct config_reload_hooks hooks = {
         .accept = accept_config, .changed = log_changed, .refused = log_refused, .ctx = a};
-    if (config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks)) {
+    workers_still_between(a->crew.workers);
+    bool ok = config_reload(&a->config, a->argc, a->argv, a->envp, stderr, &hooks);
+    if (ok) {
         take_new_address(a);
         apply_settings(a);
-    } else
-        log_write(a->proxy.log, LOG_ERROR, "reload_refused", "hint",
+    }
+    workers_go(a->crew.workers);
+    if (!ok)
+        log_write(a->log, LOG_ERROR, "reload_refused", "hint",
                   "the errors stand above; nothing was changed", NULL);
 }
 
@@ -448,21 +513,22 @@ static bool watch_signals(struct app *a)
     } table[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        a->signals[i] = evsignal_new(a->loop.base, table[i].signal, table[i].callback, a);
+        a->signals[i] =
+            evsignal_new(a->workers[0].loop.base, table[i].signal, table[i].callback, a);
         if (!a->signals[i] || event_add(a->signals[i], NULL) != 0)
             return complain("out of memory");
     }
     return true;
 }
 
-static bool start_ticking(struct app *a)
+static bool start_ticking(struct worker *w)
 {
     struct timeval period = {.tv_usec = TICK_MS * 1000};
-    a->tick = event_new(a->loop.base, -1, EV_PERSIST, on_tick, a);
-    if (!a->tick || event_add(a->tick, &period) != 0)
+    w->tick = event_new(w->loop.base, -1, EV_PERSIST, on_tick, w);
+    if (!w->tick || event_add(w->tick, &period) != 0)
         return complain("out of memory");
-    event_active(a->tick, EV_TIMEOUT, 1); /* the link connects at once */
-    upstream_open(a->proxy.upstream);
+    event_active(w->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    upstream_open(w->proxy.upstream);
     return true;
 }
 
@@ -482,131 +548,252 @@ static bool start_dev(struct app *a)
 
 static bool build_leaves(struct app *a)
 {
-    struct proxy *p = &a->proxy;
     char *prefix = config_namespace(&a->config);
     bool ok = prefix && namespace_init(&a->ns, prefix);
     free(prefix);
-    p->commands = command_table_new();
+    a->commands = command_table_new();
     struct l1_config l1 = {.max_memory = (size_t)a->config.l1_max_memory,
                            .max_value = (size_t)a->config.l1_max_value};
     evutil_secure_rng_get_bytes(&l1.seed, sizeof l1.seed);
-    if (!ok || !p->commands)
+    if (!ok || !a->commands)
         return complain("out of memory");
-    p->l1 = l1_new(&l1);
-    if (!p->l1)
-        return complain("l1.max_memory=%zu: %s", l1.max_memory, strerror(errno));
     struct coherence_options coherence = coherence_options(a);
-    p->coherence = coherence_new(p->l1, &a->metrics, &coherence);
-    return p->coherence || complain("out of memory");
+    a->coherence = coherence_new(&l1, a->crew.n > 1, &coherence);
+    return a->coherence || complain("l1.max_memory=%zu: %s", l1.max_memory, strerror(errno));
 }
 
-static bool build_upstream(struct app *a)
+static bool build_address(struct app *a)
 {
-    struct proxy *p = &a->proxy;
-    const struct config *c = &a->config;
-    snprintf(a->client_name, sizeof a->client_name, "nearcache:%s", c->service);
-    if (!config_upstream(c, &a->address))
-        return complain("out of memory");
-    if (!build_tls(a))
-        return false;
-    struct upstream_options up = upstream_options(a);
-    struct link_options link = {.address = &a->address,
-                                .tls = a->upstream_tls,
-                                .service = c->service,
-                                .ns = &a->ns,
-                                .tracking = c->tracking,
-                                .tracking_mode = c->tracking_mode,
-                                .connect_timeout = c->upstream_connect_timeout};
-    p->upstream = upstream_new(&a->loop, &up, &request_upstream_callbacks, p, p->log, &a->metrics);
-    p->announce =
-        p->upstream ? announce_new(&a->loop, p->upstream, &a->ns, c->service, &a->metrics) : NULL;
-    if (!p->announce)
-        return complain("out of memory");
-    link.origin = announce_origin(p->announce);
-    link.upstream = p->upstream;
-    p->link = link_new(&a->loop, &link, p->coherence, p->commands, p->log, &a->metrics);
-    return (p->upstream && p->link) || complain("out of memory");
+    snprintf(a->client_name, sizeof a->client_name, "nearcache:%s", a->config.service);
+    return config_upstream(&a->config, &a->address) || complain("out of memory");
 }
 
-static bool start_listening(struct app *a)
+static bool init_worker(struct app *a, size_t i)
 {
-    const struct listener_options options = {.unix_mode = a->config.unix_mode,
-                                             .backlog = (int)a->config.tcp_backlog,
-                                             .reuse_port = a->config.reuse_port};
-    a->listeners = calloc(a->config.listen.n, sizeof *a->listeners);
-    if (!a->listeners)
-        return complain("out of memory");
-    for (size_t i = 0; i < a->config.listen.n; i++) {
-        struct listen_address address;
-        char error[LISTENER_ERROR_MAX];
-        if (!config_listen(a->config.listen.v[i], &address))
-            return complain("out of memory");
-        struct listener *l = listener_new(&a->loop, &address, &options, a->proxy.log, client_accept,
-                                          &a->proxy, error);
-        listen_address_free(&address);
-        if (!l)
-            return complain("can't listen on %s", error);
-        a->listeners[a->n_listeners++] = l;
-    }
-    return true;
-}
-
-static bool build(struct app *a)
-{
-    struct proxy *p = &a->proxy;
-    if (!loop_init(&a->loop))
-        return complain("can't make an event loop: %s", strerror(errno));
-    *p = (struct proxy){.loop = &a->loop,
+    struct worker *w = &a->workers[i];
+    struct proxy *p = &w->proxy;
+    *w = (struct worker){.app = a};
+    a->crew.v[i] = p;
+    *p = (struct proxy){.crew = &a->crew,
+                        .number = i,
+                        .loop = &w->loop,
                         .config = &a->config,
-                        .metrics = &a->metrics,
+                        .log = a->log,
+                        .metrics = &w->metrics,
                         .ns = &a->ns,
+                        .commands = a->commands,
+                        .coherence = a->coherence,
                         .address = &a->address,
+                        .tls = a->client_tls,
                         .started = monotonic_ms()};
     TAILQ_INIT(&p->callers);
     TAILQ_INIT(&p->waiting);
     TAILQ_INIT(&p->pressed);
     LIST_INIT(&p->outgoing);
-    a->loop.budget.limit = buffer_limit(&a->config);
-    p->log = log_new(stderr, a->config.log_level);
-    if (!p->log)
+    if (!loop_init(&w->loop))
+        return complain("can't make an event loop: %s", strerror(errno));
+    w->loop.budget.limit = share(a, buffer_limit(&a->config));
+    return workers_join(a->crew.workers, i, &w->loop, p) || complain("out of memory");
+}
+
+/* All of them have a loop before any has more. */
+static bool init_workers(struct app *a)
+{
+    for (size_t i = 0; i < a->crew.n; i++)
+        if (!init_worker(a, i))
+            return false;
+    return true;
+}
+
+static bool build_upstream(struct app *a, struct worker *w)
+{
+    struct proxy *p = &w->proxy;
+    struct upstream_options up = upstream_options(a);
+    const struct announce *first = a->workers[0].proxy.announce;
+    p->upstream = upstream_new(&w->loop, &up, &request_upstream_callbacks, p, a->log, &w->metrics);
+    a->upstreams[p->number] = p->upstream;
+    p->announce = p->upstream ? announce_new(&w->loop, p->upstream, &a->ns, a->config.service,
+                                             first ? announce_origin(first) : NULL, &w->metrics)
+                              : NULL;
+    return p->announce || complain("out of memory");
+}
+
+static bool build_link(struct app *a)
+{
+    struct worker *first = &a->workers[0];
+    const struct config *c = &a->config;
+    struct link_options link = {.address = &a->address,
+                                .tls = a->upstream_tls,
+                                .service = c->service,
+                                .ns = &a->ns,
+                                .origin = announce_origin(first->proxy.announce),
+                                .tracking = c->tracking,
+                                .tracking_mode = c->tracking_mode,
+                                .upstreams = a->upstreams,
+                                .n_upstreams = a->crew.n,
+                                .workers = a->crew.workers,
+                                .connect_timeout = c->upstream_connect_timeout};
+    a->link = link_new(&first->loop, &link, a->coherence, a->commands, a->log, &first->metrics);
+    for (size_t i = 0; i < a->crew.n; i++)
+        a->workers[i].proxy.link = a->link;
+    return a->link || complain("out of memory");
+}
+
+static struct listener *listen_at(struct worker *w, size_t i, char error[LISTENER_ERROR_MAX])
+{
+    struct app *a = w->app;
+    const struct config *c = &a->config;
+    const struct listener_options options = {.unix_mode = c->unix_mode,
+                                             .backlog = (int)c->tcp_backlog,
+                                             .reuse_port = c->reuse_port,
+                                             .group = a->crew.n > 1};
+    if (w != a->workers)
+        return listener_beside(&w->loop, a->workers[0].listeners[i], &options, &w->proxy, error);
+    struct listen_address address;
+    snprintf(error, LISTENER_ERROR_MAX, "out of memory");
+    if (!config_listen(c->listen.v[i], &address))
+        return NULL;
+    struct listener *l =
+        listener_new(&w->loop, &address, &options, a->log, client_accept, &w->proxy, error);
+    listen_address_free(&address);
+    return l;
+}
+
+static bool start_listening(struct worker *w)
+{
+    size_t n = w->app->config.listen.n;
+    w->listeners = calloc(n, sizeof(struct listener *));
+    if (!w->listeners)
         return complain("out of memory");
+    for (; w->n_listeners < n; w->n_listeners++) {
+        char error[LISTENER_ERROR_MAX];
+        w->listeners[w->n_listeners] = listen_at(w, w->n_listeners, error);
+        if (!w->listeners[w->n_listeners])
+            return complain("can't listen on %s", error);
+    }
+    return true;
+}
+
+static bool build_workers(struct app *a)
+{
+    if (!init_workers(a))
+        return false;
+    for (size_t i = 0; i < a->crew.n; i++)
+        if (!build_upstream(a, &a->workers[i]))
+            return false;
+    if (!build_link(a))
+        return false;
+    for (size_t i = 0; i < a->crew.n; i++)
+        if (!start_listening(&a->workers[i]))
+            return false;
+    return true;
+}
+
+static bool build(struct app *a)
+{
+    size_t n = a->config.workers;
+    if (n > 1 && evthread_use_pthreads() != 0) /* libevent's random numbers are everybody's */
+        return complain("libevent can't be used by several threads here");
+    a->crew.workers = workers_new(n);
+    a->crew.v = calloc(n, sizeof *a->crew.v);
+    a->workers = calloc(n, sizeof *a->workers);
+    a->upstreams = calloc(n, sizeof(struct upstream *));
+    a->log = log_new(stderr, a->config.log_level);
+    if (!a->crew.workers || !a->crew.v || !a->workers || !a->upstreams || !a->log)
+        return complain("out of memory");
+    a->crew.n = n;
     fit_descriptors(a);
     char *password;
     if (!load_password(&a->config, &password))
         return false;
-    (void)identity_set_password(p, password);
-    return start_dev(a) && build_leaves(a) && build_upstream(a) && start_listening(a) &&
-           watch_signals(a) && start_ticking(a);
+    bool ok =
+        start_dev(a) && build_leaves(a) && build_address(a) && build_tls(a) && build_workers(a);
+    (void)set_password(a, password);
+    if (!ok || !watch_signals(a))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!start_ticking(&a->workers[i]))
+            return false;
+    return true;
 }
 
-static void tear_down(struct app *a)
+/* --- running ------------------------------------------------------------------------------------
+ */
+
+static void *run_worker(void *arg)
 {
-    struct proxy *p = &a->proxy;
-    stop_listening(a);
-    free(a->listeners);
+    struct worker *w = arg;
+    loop_run(&w->loop);
+    workers_leave(w->app->crew.workers, w->proxy.number);
+    return NULL;
+}
+
+/* Signals are the main thread's. */
+static bool start_threads(struct app *a)
+{
+    sigset_t all, before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool ok = true;
+    for (size_t i = 1; ok && i < a->crew.n; i++) {
+        struct worker *w = &a->workers[i];
+        ok = w->runs = pthread_create(&w->thread, NULL, run_worker, w) == 0;
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok || complain("workers=%zu: can't start so many threads", a->crew.n);
+}
+
+static void end_threads(struct app *a)
+{
+    workers_leave(a->crew.workers, 0);
+    workers_stop(a->crew.workers);
+    for (size_t i = 1; i < a->crew.n; i++)
+        if (a->workers[i].runs)
+            (void)pthread_join(a->workers[i].thread, NULL);
+}
+
+static void tear_down_worker(struct worker *w)
+{
+    struct proxy *p = &w->proxy;
+    stop_listening(w);
+    free(w->listeners);
     if (p->upstream)
         clients_close(p);
     outgoing_cancel_all(p);
     upstream_free(p->upstream);
-    link_free(p->link);
     announce_free(p->announce);
-    coherence_free(p->coherence);
-    l1_free(p->l1);
-    command_table_free(p->commands);
     command_keys_free(&p->keys);
     (void)identity_set_password(p, NULL);
+    if (w->tick)
+        event_free(w->tick);
+}
+
+static void tear_down(struct app *a)
+{
+    if (a->crew.workers)
+        end_threads(a);
+    for (size_t i = 0; i < a->crew.n && a->crew.v[i]; i++)
+        tear_down_worker(&a->workers[i]);
+    link_free(a->link);
+    coherence_free(a->coherence);
+    command_table_free(a->commands);
     for (size_t i = 0; i < SIGNALS; i++)
         if (a->signals[i])
             event_free(a->signals[i]);
-    if (a->tick)
-        event_free(a->tick);
-    loop_free(&a->loop);
-    tls_context_free(a->upstream_tls); /* the last connections are gone with the loop */
+    for (size_t i = 0; i < a->crew.n && a->crew.v[i]; i++) {
+        workers_leave(a->crew.workers, i);
+        loop_free(&a->workers[i].loop);
+    }
+    workers_free(a->crew.workers);
+    tls_context_free(a->upstream_tls); /* the last connections are gone with the loops */
     tls_context_free(a->client_tls);
     namespace_free(&a->ns);
     upstream_address_free(&a->address);
     dev_stop(a->dev);
-    log_free(p->log);
+    log_free(a->log);
+    free(a->crew.v);
+    free(a->workers);
+    free(a->upstreams);
     config_free(&a->config);
 }
 
@@ -616,10 +803,10 @@ int main(int argc, char **argv, char **envp)
     int exit_code = 1;
     if (config_load(&a.config, argc, argv, envp, stdout, stderr, &exit_code) == CONFIG_EXIT)
         return exit_code;
-    bool ok = build(&a);
+    bool ok = build(&a) && start_threads(&a);
     if (ok) {
         announce_listeners(&a);
-        loop_run(&a.loop);
+        loop_run(&a.workers[0].loop);
     }
     tear_down(&a);
     return ok ? 0 : 1;

@@ -11,6 +11,13 @@ void metrics_each(const struct metrics *m,
 #undef METRIC
 }
 
+void metrics_add(struct metrics *sum, const struct metrics *some)
+{
+#define METRIC(field, unit, help) sum->field += some->field;
+#include "metrics.def"
+#undef METRIC
+}
+
 double metrics_hit_ratio(const struct metrics *m)
 {
     uint64_t reads = m->hits + m->misses;

@@ -16,6 +16,9 @@ void metrics_each(const struct metrics *m,
                                uint64_t value),
                   void *ctx);
 
+/* Adds all counters of `some`. */
+void metrics_add(struct metrics *sum, const struct metrics *some);
+
 /* hits / (hits + misses), 0 before the first read. */
 double metrics_hit_ratio(const struct metrics *m);
 

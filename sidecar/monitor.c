@@ -17,6 +17,7 @@ void monitor_start(struct proxy *p, struct caller *c)
         return;
     c->monitors = true;
     p->n_monitors++;
+    p->crew->n_monitors++;
     caller_answer_text(c, "+OK\r\n");
 }
 
@@ -26,6 +27,7 @@ void monitor_stop(struct proxy *p, struct caller *c)
         return;
     c->monitors = false;
     p->n_monitors--;
+    p->crew->n_monitors--;
 }
 
 /* --- one line -----------------------------------------------------------------------------------
@@ -107,13 +109,79 @@ static void say_address(struct text *t, const struct caller *c)
         text_say(t, "%s", address);
 }
 
-static void show(struct proxy *p, struct caller *monitor, const struct text *line, bool itself)
+static void show(struct proxy *p, struct caller *monitor, const char *line, size_t len, bool itself)
 {
     struct chain *out = caller_push(monitor);
-    chain_append(out, line->p, line->len);
+    chain_append(out, line, len);
     caller_pushed(monitor);
     if (!itself)
         (void)pressure_check(p, monitor, 0);
+}
+
+static void show_all(struct proxy *p, const char *line, size_t len, const struct caller *itself)
+{
+    struct caller *m, *next;
+    for (m = TAILQ_FIRST(&p->callers); m && p->n_monitors; m = next) {
+        next = TAILQ_NEXT(m, entry);
+        if (m->monitors && !m->kill)
+            show(p, m, line, len, m == itself);
+    }
+}
+
+/* --- to those who watch at other workers --------------------------------------------------------
+ */
+
+struct line_letter {
+    struct workers_letter letter; /* first */
+    bool some_missing;
+    size_t len;
+    char line[];
+};
+
+static void kick_all(struct proxy *p)
+{
+    struct caller *m, *next;
+    for (m = TAILQ_FIRST(&p->callers); m; m = next) {
+        next = TAILQ_NEXT(m, entry);
+        if (m->monitors && !m->kill)
+            pressure_kick(p, m, "MONITOR has not kept up with the other workers' clients");
+    }
+}
+
+static void deliver(struct workers_letter *letter, void *ctx)
+{
+    struct line_letter *l = (struct line_letter *)letter;
+    struct proxy *p = ctx;
+    if (p && l->some_missing)
+        kick_all(p);
+    else if (p)
+        show_all(p, l->line, l->len, NULL);
+    free(l);
+}
+
+/* What can't be taken any more is noticed with the next line that is. */
+static bool post(struct proxy *p, size_t to, const struct text *line)
+{
+    struct line_letter *l = malloc(sizeof *l + line->len);
+    if (!l)
+        return false;
+    l->letter.run = deliver;
+    l->some_missing = p->monitors_miss_some;
+    l->len = line->len;
+    memcpy(l->line, line->p, line->len);
+    if (workers_post(p->crew->workers, to, &l->letter))
+        return true;
+    free(l);
+    return false;
+}
+
+static void tell_others(struct proxy *p, const struct text *line)
+{
+    bool all = true;
+    for (size_t i = 0; i < p->crew->n; i++)
+        if (i != p->number)
+            all &= post(p, i, line);
+    p->monitors_miss_some = !all;
 }
 
 void monitor_feed(struct proxy *p, struct caller *c, const struct command *command,
@@ -130,11 +198,9 @@ void monitor_feed(struct proxy *p, struct caller *c, const struct command *comma
     text_append(&line, "] ", 2);
     monitor_quote_command(&line, command, argv, argc);
     text_append(&line, "\r\n", 2);
-    struct caller *m, *next;
-    for (m = TAILQ_FIRST(&p->callers); m && !line.failed; m = next) {
-        next = TAILQ_NEXT(m, entry);
-        if (m->monitors && !m->kill)
-            show(p, m, &line, m == c);
-    }
+    if (!line.failed)
+        show_all(p, line.p, line.len, c);
+    if (!line.failed && p->crew->n_monitors > p->n_monitors)
+        tell_others(p, &line);
     free(line.p);
 }

@@ -8,6 +8,8 @@
 #ifndef NEARCACHE_MONITOR_H
 #define NEARCACHE_MONITOR_H
 
+#include <stdatomic.h>
+
 #include "proxy.h"
 #include "text.h"
 
@@ -17,7 +19,13 @@ void monitor_start(struct proxy *p, struct caller *c);
 /* RESET, or the client leaves. */
 void monitor_stop(struct proxy *p, struct caller *c);
 
-/* A command that is about to run, to be called while p->n_monitors > 0. It may disconnect clients
+/* Somebody does, perhaps at another worker. */
+static inline bool monitor_watches(const struct proxy *p)
+{
+    return atomic_load_explicit(&p->crew->n_monitors, memory_order_relaxed) > 0;
+}
+
+/* A command that is about to run, to be called while monitor_watches. It may disconnect clients
  * that don't read what they are shown, never `c` itself. */
 void monitor_feed(struct proxy *p, struct caller *c, const struct command *command,
                   const struct resp_slice *argv, size_t argc);

@@ -8,20 +8,33 @@
 #include "log.h"
 #include "namespace.h"
 #include "upstream.h"
+#include "workers.h"
 
 struct announce;
 struct link;
 struct outgoing;
 
-/* Everything is borrowed from main. */
+struct proxy;
+
+/* What the workers of a process have in common. */
+struct crew {
+    struct workers *workers;
+    struct proxy **v; /* each worker's */
+    size_t n;
+    _Atomic uint64_t last_caller_id;
+    _Atomic size_t n_callers, n_monitors; /* of all together */
+};
+
+/* A worker's. Everything is borrowed from main. */
 struct proxy {
+    struct crew *crew;
+    size_t number; /* crew->v[number] is this one */
     struct loop *loop;
     const struct config *config;
     struct log *log;
     struct metrics *metrics;
     struct namespace *ns;
     struct command_table *commands;
-    struct l1 *l1;
     struct coherence *coherence;
     const struct upstream_address *address;
     char *auth_password; /* that clients must give; NULL: none. identity.c's */
@@ -31,12 +44,12 @@ struct proxy {
     struct announce *announce;
     struct caller_list callers;
     size_t n_callers;
-    uint64_t next_caller_id;
     uint64_t started; /* monotonic ms */
 
     struct log_limit handshake_log, attack_log;
     uint64_t paused_until;        /* monotonic ms; a CLIENT PAUSE that was forwarded is in force */
-    size_t n_monitors;            /* clients that MONITOR */
+    size_t n_monitors;            /* clients that MONITOR .. */
+    bool monitors_miss_some;      /* .. elsewhere, and were not told all of what was done here */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
     const struct caller *running; /* whose command is being run */
 

@@ -84,22 +84,27 @@ static bool is_nil(const struct l1_hit *hit)
     return hit->reply[0] == '_' || (hit->reply[0] == '$' && hit->reply[1] == '-');
 }
 
-static void append_hit(struct chain *out, const struct l1_hit *hit)
+static void append_hit(const struct proxy *p, struct chain *out, const struct l1_hit *hit)
 {
     /* A copy is cheaper than an iovec below this; measured, see DESIGN section 3. */
-    if (hit->len < 16 * 1024)
+    if (hit->len < 16 * 1024 || !coherence_hits_may_be_borrowed(p->coherence))
         chain_append(out, hit->reply, hit->len);
     else
         chain_append_borrowed(out, hit->reply, hit->len);
 }
 
-static void answer_hit(struct caller *c, const struct l1_hit *hit)
+/* And releases it. */
+static void answer_hit(struct proxy *p, struct caller *c, const struct l1_view *view,
+                       const struct l1_hit *hit)
 {
-    if (is_nil(hit)) { /* whoever asked for it first may have spoken the other protocol */
+    bool nil = is_nil(hit); /* whoever asked for it first may have spoken the other protocol */
+    if (!nil)
+        append_hit(p, caller_reply(c), hit);
+    coherence_release(p->coherence, view);
+    if (nil) {
         caller_answer_null(c);
         return;
     }
-    append_hit(caller_reply(c), hit);
     if (c->head)
         chain_own(&c->tail->body); /* it may wait for longer than the entry lives */
     caller_replied(c);
@@ -171,11 +176,20 @@ static void send_fill(struct proxy *p, struct caller *c, const struct request_pl
     upstream_sent(uc);
 }
 
+static struct fill_terms terms_of(struct proxy *p, const struct caller *c,
+                                  enum command_absent absent, const struct upstream_conn *uc)
+{
+    return (struct fill_terms){.absent = absent,
+                               .resp = c->resp,
+                               .path = uc,
+                               .now = loop_now(p->loop),
+                               .budget = &p->loop->budget};
+}
+
 static struct fill *begin_fill(struct proxy *p, const struct caller *c, const struct l1_view *view,
                                enum command_absent absent, struct upstream_conn *uc)
 {
-    const struct fill_terms terms = {
-        .absent = absent, .resp = c->resp, .path = uc, .now = loop_now(p->loop)};
+    const struct fill_terms terms = terms_of(p, c, absent, uc);
     if (may_fill(p, uc))
         return coherence_begin_fill(p->coherence, view, &terms);
     coherence_detach_fill(p->coherence, view, uc);
@@ -208,8 +222,9 @@ static void note_asked(struct caller *c, uint64_t hash)
 static bool join(struct proxy *p, struct caller *c, const struct l1_view *view,
                  const struct upstream_conn *uc)
 {
-    struct fill *f = coherence_join(p->coherence, view, c->resp);
-    if (!f || coherence_fill_path(f) != uc || !wait_for(c, f))
+    const struct fill_terms terms = terms_of(p, c, COMMAND_ABSENT_NEVER, uc);
+    struct fill *f = coherence_join(p->coherence, view, &terms);
+    if (!f || !wait_for(c, f))
         return false;
     p->metrics->coalesced++;
     return true;
@@ -241,7 +256,7 @@ static void ask(struct proxy *p, struct caller *c, const struct request_plan *pl
     }
     struct l1_hit hit;
     if (is_down(uc) && lookup_stale(p, c, view, &hit)) {
-        answer_hit(c, &hit);
+        answer_hit(p, c, view, &hit);
         return;
     }
     if (proxy_refused(p, c, uc))
@@ -266,7 +281,7 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
     if (!is_asked(c, plan->hash) &&
         coherence_lookup(p->coherence, &at.view, loop_now(p->loop), &hit)) {
         p->metrics->hits++;
-        answer_hit(c, &hit);
+        answer_hit(p, c, &at.view, &hit);
         return;
     }
     p->metrics->misses++;
@@ -353,11 +368,11 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
         size_t end = m->n - first < AHEAD ? m->n : first + AHEAD;
         for (size_t i = first; i < end; i++) {
             struct resp_slice key = plan->argv[1 + i];
-            m->slots[i].hash = l1_hash(p->l1, key.data, key.len);
-            l1_prefetch_bucket(p->l1, m->slots[i].hash);
+            m->slots[i].hash = coherence_hash(p->coherence, key.data, key.len);
+            coherence_prefetch_bucket(p->coherence, m->slots[i].hash);
         }
         for (size_t i = first; i < end; i++)
-            l1_prefetch_entry(p->l1, m->slots[i].hash);
+            coherence_prefetch_entry(p->coherence, m->slots[i].hash);
         for (size_t i = first; i < end; i++) {
             struct slot *s = &m->slots[i];
             struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
@@ -365,6 +380,7 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             size_t before = m->hits.len;
             if (before <= MGET_HITS_MAX && mget_find(p, c, &view, stale, &hit)) {
                 append_element(c, &m->hits, &hit);
+                coherence_release(p->coherence, &view);
                 s->len = m->hits.len - before;
                 continue;
             }

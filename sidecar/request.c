@@ -48,14 +48,14 @@ void request_plan(struct proxy *p, struct request_plan *plan, const struct reque
     plan->cached = plan->command && reads_takes(p, plan);
     if (!plan->cached)
         return;
-    plan->hash = l1_hash(p->l1, plan->argv[1].data, plan->argv[1].len);
-    l1_prefetch_bucket(p->l1, plan->hash);
+    plan->hash = coherence_hash(p->coherence, plan->argv[1].data, plan->argv[1].len);
+    coherence_prefetch_bucket(p->coherence, plan->hash);
 }
 
 void request_prefetch(const struct proxy *p, const struct request_plan *plan)
 {
     if (plan->cached)
-        l1_prefetch_entry(p->l1, plan->hash);
+        coherence_prefetch_entry(p->coherence, plan->hash);
 }
 
 /* --- replies ------------------------------------------------------------------------------------
@@ -447,18 +447,26 @@ static void drop_http(struct proxy *p, struct caller *c)
               NULL);
 }
 
+static void set_pause(struct proxy *p, uint64_t until)
+{
+    workers_still(p->crew->workers);
+    for (size_t i = 0; i < p->crew->n; i++)
+        p->crew->v[i]->paused_until = until;
+    workers_go(p->crew->workers);
+}
+
 static void note_pause(struct proxy *p, const struct request_plan *plan)
 {
     int64_t ms;
     if (resp_parse_int(plan->argv[2], &ms) && ms > 0)
-        p->paused_until = loop_now(p->loop) + (uint64_t)ms;
+        set_pause(p, loop_now(p->loop) + (uint64_t)ms);
 }
 
 /* Nothing about this client asks for more than a look into the L1. */
 static bool is_plain(const struct proxy *p, const struct caller *c)
 {
     return c->authenticated && !c->lane && !c->wait_since && !c->reply_off && !c->reply_skip &&
-           !c->reply_skip_next && !p->n_monitors && !p->paused_until;
+           !c->reply_skip_next && !monitor_watches(p) && !p->paused_until;
 }
 
 static enum request_outcome dispatch(struct proxy *p, struct caller *c,
@@ -469,7 +477,7 @@ static enum request_outcome dispatch(struct proxy *p, struct caller *c,
     if (plan->command->id == COMMAND_ID_CLIENT_PAUSE)
         note_pause(p, plan);
     else if (plan->command->id == COMMAND_ID_CLIENT_UNPAUSE)
-        p->paused_until = 0;
+        set_pause(p, 0);
     return outcome;
 }
 
@@ -503,7 +511,7 @@ enum request_outcome request_run(struct proxy *p, struct caller *c, const struct
     }
     lend_stop_waiting(p, c);
     lend_settle(p, c); /* it may have been refused */
-    if (p->n_monitors && !error && c->conn)
+    if (monitor_watches(p) && !error && c->conn)
         monitor_feed(p, c, plan->command, plan->argv, plan->argc);
     return REQUEST_TAKEN;
 }

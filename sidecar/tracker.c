@@ -22,6 +22,20 @@ static bool is_option(const struct request_plan *plan, size_t i, const char *wor
     return i + 1 < plan->argc && resp_word_is(plan->argv[i], word);
 }
 
+/* Finds the client to redirect to, and sees to it that it has a connection of its own. False: not
+ * ready yet. */
+static bool read_redirect(struct proxy *p, const struct caller *c, struct resp_slice id,
+                          struct tracking_request *t)
+{
+    struct proxy *owner;
+    workers_still(p->crew->workers);
+    struct caller *other = lend_find_caller(p, id, &owner);
+    bool ready = !other || !t->on || pin(owner, other, c);
+    t->redirect = other ? other->id : 0;
+    workers_go(p->crew->workers);
+    return ready;
+}
+
 /* False: the connection redirected to is not ready yet. */
 bool tracker_read(struct proxy *p, const struct caller *c, const struct request_plan *plan,
                   struct tracking_request *t)
@@ -29,10 +43,8 @@ bool tracker_read(struct proxy *p, const struct caller *c, const struct request_
     *t = (struct tracking_request){.on = resp_word_is(plan->argv[2], "on")};
     for (size_t i = 3; i < plan->argc; i++) {
         if (is_option(plan, i, "redirect")) {
-            struct caller *other = lend_find_caller(p, plan->argv[++i]);
-            if (other && t->on && !pin(p, other, c))
+            if (!read_redirect(p, c, plan->argv[++i], t))
                 return false;
-            t->redirect = other ? other->id : 0;
         } else if (is_option(plan, i, "prefix")) {
             t->prefixes++;
             i++;

@@ -62,10 +62,10 @@ struct upstream {
     struct upstream_conn *idle;     /* those that can be lent at once */
     unsigned n_private;             /* open or opening */
     uint32_t last_serial;
-    uint64_t redirect;   /* CLIENT ID that shared connections' tracking tells; 0: none */
-    uint64_t heard;      /* when anything last came from the server */
-    uint64_t demoted_at; /* when READONLY last had them replaced */
-    uint64_t random;     /* of the jitter */
+    uint64_t redirect;      /* CLIENT ID that shared connections' tracking tells; 0: none */
+    _Atomic uint64_t heard; /* when anything last came from the server */
+    uint64_t demoted_at;    /* when READONLY last had them replaced */
+    uint64_t random;        /* of the jitter */
     char refusal[PIPELINE_ERROR_MAX], last_error[PIPELINE_ERROR_MAX];
 };
 
@@ -898,9 +898,9 @@ const char *upstream_state(const struct upstream *u)
     return names[uc ? pipeline_state(uc->pipeline) : PIPELINE_IDLE];
 }
 
-void upstream_note_alive(struct upstream *u)
+void upstream_note_alive(struct upstream *u, uint64_t now)
 {
-    u->heard = now_of(u);
+    u->heard = now;
 }
 
 struct budget *upstream_budget(const struct upstream_conn *uc)

@@ -62,8 +62,9 @@ void upstream_set_options(struct upstream *u, const struct upstream_options *opt
 /* The address or the credentials have changed: connections are made anew, those in use when they
  * are free. */
 void upstream_renew(struct upstream *u);
-/* The server has been heard on another connection: it is alive, whatever takes it so long here. */
-void upstream_note_alive(struct upstream *u);
+/* The server has been heard on another connection: it is alive, whatever takes it so long here. Any
+ * thread may say so. */
+void upstream_note_alive(struct upstream *u, uint64_t now);
 /* Deadlines and reconnects; to be called every few dozen milliseconds. */
 void upstream_tick(struct upstream *u, uint64_t now);
 

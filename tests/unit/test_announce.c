@@ -195,7 +195,7 @@ static void setup(void)
                                                  .scan_timeout = 1000},
                       &callbacks, NULL, log_, &metrics);
     ck_assert(up && namespace_init(&ns, PREFIX));
-    announce = announce_new(&loop, up, &ns, "svc", &metrics);
+    announce = announce_new(&loop, up, &ns, "svc", NULL, &metrics);
     ck_assert_ptr_nonnull(announce);
 }
 
@@ -309,7 +309,7 @@ static void ck_received(int fd, const char *want, size_t len)
 
 START_TEST(origins_differ)
 {
-    struct announce *other = announce_new(&loop, up, &ns, "svc", &metrics);
+    struct announce *other = announce_new(&loop, up, &ns, "svc", NULL, &metrics);
     const char *a = announce_origin(announce), *b = announce_origin(other);
     ck_assert_uint_eq(strlen(a), 16);
     ck_assert_uint_eq(strspn(a, "0123456789abcdef"), 16);

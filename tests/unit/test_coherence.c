@@ -1,5 +1,6 @@
 /* test_coherence.c - each rule of DESIGN section 5, with time as an argument. */
 #include <check.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,44 +9,74 @@
 
 enum { TTL = 1000, NEGATIVE_TTL = 100, LEASE = 300, MAX_VALUE = 1000 };
 
-static struct metrics metrics;
 static struct budget budget;
-static struct l1 *l1;
 static struct coherence *c;
 
 static void set_ttls(uint64_t ttl, uint64_t negative_ttl)
 {
-    coherence_set_options(c, &(struct coherence_options){.ttl = ttl,
-                                                         .negative_ttl = negative_ttl,
-                                                         .lease = LEASE,
-                                                         .max_value = MAX_VALUE,
-                                                         .budget = &budget});
+    coherence_set_options(
+        c, &(struct coherence_options){
+               .ttl = ttl, .negative_ttl = negative_ttl, .lease = LEASE, .max_value = MAX_VALUE});
 }
 
-static void setup(void)
+static void setup_with(size_t max_memory, bool shared)
 {
-    memset(&metrics, 0, sizeof metrics);
-    l1 = l1_new(&(struct l1_config){.max_memory = 1 << 20, .seed = 7});
-    ck_assert_ptr_nonnull(l1);
-    c = coherence_new(l1, &metrics, &(struct coherence_options){.budget = &budget});
+    const struct l1_config l1 = {.max_memory = max_memory, .seed = 7};
+    c = coherence_new(&l1, shared, &(struct coherence_options){.ttl = TTL});
     ck_assert_ptr_nonnull(c);
     set_ttls(TTL, NEGATIVE_TTL);
     coherence_link_up(c, 0);
 }
 
+static void setup(void)
+{
+    setup_with(1 << 20, false);
+}
+
+/* Sixteen shards, each with a lock. */
+static void setup_shared(void)
+{
+    setup_with(16 << 20, true);
+}
+
 static void teardown(void)
 {
     coherence_free(c);
-    l1_free(l1);
+    ck_assert_uint_eq(budget.used, 0);
+}
+
+static struct l1_stats stats(void)
+{
+    struct metrics metrics = {0};
+    struct l1_stats stats;
+    coherence_count(c, &stats, &metrics);
+    return stats;
+}
+
+static struct metrics counts(void)
+{
+    struct metrics metrics = {0};
+    struct l1_stats stats;
+    coherence_count(c, &stats, &metrics);
+    return metrics;
 }
 
 static struct l1_view view(const char *key)
 {
     return (struct l1_view){.key = key,
                             .key_len = strlen(key),
-                            .hash = l1_hash(l1, key, strlen(key)),
+                            .hash = coherence_hash(c, key, strlen(key)),
                             .view = "",
                             .view_len = 0};
+}
+
+/* What is found stays where it is: nobody else is here. */
+static bool found(const struct l1_view *v, uint64_t now, struct l1_hit *h)
+{
+    bool there = coherence_lookup(c, v, now, h);
+    if (there)
+        coherence_release(c, v);
+    return there;
 }
 
 static uint64_t hash(const char *key)
@@ -58,7 +89,14 @@ static struct fill *begin_view(const struct l1_view *v, enum command_absent abse
                                uint64_t now)
 {
     return coherence_begin_fill(
-        c, v, &(struct fill_terms){.absent = absent, .resp = resp, .path = "a", .now = now});
+        c, v,
+        &(struct fill_terms){
+            .absent = absent, .resp = resp, .path = "a", .now = now, .budget = &budget});
+}
+
+static struct fill *join(const struct l1_view *v, unsigned resp)
+{
+    return coherence_join(c, v, &(struct fill_terms){.resp = resp, .path = "a"});
 }
 
 static struct fill *begin(const char *key, uint64_t now)
@@ -79,7 +117,7 @@ static bool hit(const char *key, uint64_t now)
 {
     struct l1_view v = view(key);
     struct l1_hit h;
-    return coherence_lookup(c, &v, now, &h);
+    return found(&v, now, &h);
 }
 
 static void fill(const char *key, uint64_t now)
@@ -121,8 +159,8 @@ START_TEST(test_fill_and_hit)
     fill("k", 0);
     ck_assert(hit("k", 0));
     ck_assert(!hit("other", 0));
-    ck_assert_uint_eq(metrics.fills, 1);
-    ck_assert_uint_eq(metrics.fills_discarded, 0);
+    ck_assert_uint_eq(counts().fills, 1);
+    ck_assert_uint_eq(counts().fills_discarded, 0);
 }
 END_TEST
 
@@ -185,7 +223,7 @@ START_TEST(test_an_invalidation_overtakes_a_fill)
     coherence_kill(c, hash("k"));
     end(f, "$3\r\nold\r\n", ":-1\r\n", 0);
     ck_assert(!hit("k", 0));
-    ck_assert_uint_eq(metrics.fills, 0);
+    ck_assert_uint_eq(counts().fills, 0);
 }
 END_TEST
 
@@ -213,7 +251,7 @@ START_TEST(test_a_late_fill_does_not_hide_behind_a_new_one)
     end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
     struct l1_view v = view("k");
     struct l1_hit h;
-    if (coherence_lookup(c, &v, 0, &h))
+    if (found(&v, 0, &h))
         ck_assert(memcmp(h.reply, "$3\r\nnew", 7) == 0);
 }
 END_TEST
@@ -242,9 +280,9 @@ START_TEST(test_a_write_detaches_the_flight_before_it)
 {
     struct fill *f = begin("k", 0);
     struct l1_view v = view("k");
-    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
+    ck_assert_ptr_eq(join(&v, 2), f);
     ck_assert(coherence_write_begin(c, hash("k")));
-    ck_assert_ptr_null(coherence_join(c, &v, 2)); /* nobody joins it after his own write */
+    ck_assert_ptr_null(join(&v, 2)); /* nobody joins it after his own write */
     end(f, "$3\r\nold\r\n", ":-1\r\n", 0);
     coherence_write_end(c, hash("k"));
     ck_assert(!hit("k", 0));
@@ -270,9 +308,9 @@ START_TEST(test_joining_ends_when_the_reply_begins)
 {
     struct fill *f = begin("k", 0);
     struct l1_view v = view("k");
-    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
+    ck_assert_ptr_eq(join(&v, 2), f);
     coherence_fill_value(c, f, "$", 1);
-    ck_assert_ptr_null(coherence_join(c, &v, 2));
+    ck_assert_ptr_null(join(&v, 2));
     end(f, "1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0));
 }
@@ -282,15 +320,15 @@ START_TEST(test_readers_of_another_protocol_do_not_join)
 {
     struct l1_view v = view("k");
     struct fill *f = begin("k", 0);
-    ck_assert_ptr_eq(coherence_join(c, &v, 2), f);
-    ck_assert_ptr_null(coherence_join(c, &v, 3)); /* a nil would be the wrong one for it */
+    ck_assert_ptr_eq(join(&v, 2), f);
+    ck_assert_ptr_null(join(&v, 3)); /* a nil would be the wrong one for it */
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0)); /* what is stored is the same for both */
     coherence_kill(c, v.hash);
     f = begin_view(&v, COMMAND_ABSENT_VALUE, 3, 0);
     ck_assert_ptr_nonnull(f);
-    ck_assert_ptr_null(coherence_join(c, &v, 2));
-    ck_assert_ptr_eq(coherence_join(c, &v, 3), f);
+    ck_assert_ptr_null(join(&v, 2));
+    ck_assert_ptr_eq(join(&v, 3), f);
     end(f, "_\r\n", ":-2\r\n", 0);
     ck_assert(hit("k", 0));
 }
@@ -300,7 +338,7 @@ static void ck_stored(const char *key, const char *reply)
 {
     struct l1_view v = view(key);
     struct l1_hit h;
-    ck_assert(coherence_lookup(c, &v, 0, &h));
+    ck_assert(found(&v, 0, &h));
     ck_assert_uint_eq(h.len, strlen(reply));
     ck_assert_mem_eq(h.reply, reply, h.len);
 }
@@ -311,18 +349,20 @@ START_TEST(test_a_newer_fill_supersedes_an_older_one)
     struct l1_view v = view("k");
     struct fill *old = begin("k", 0), *new = begin("k", 0);
     ck_assert_ptr_nonnull(new);
-    ck_assert_ptr_eq(coherence_join(c, &v, 2), new);
-    ck_assert_uint_eq(metrics.fills_discarded, 1);
+    ck_assert_ptr_eq(join(&v, 2), new);
+    ck_assert_uint_eq(counts().fills_discarded, 1);
     end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
     ck_assert(!hit("k", 0));
-    ck_assert_ptr_eq(coherence_join(c, &v, 2), new); /* it did not kill the newer one */
+    ck_assert_ptr_eq(join(&v, 2), new); /* it did not kill the newer one */
     end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
     ck_stored("k", "$3\r\nnew\r\n");
     coherence_kill(c, v.hash);
     /* On another path the older one may be answered later, and show more than what is stored. */
     old = begin("k", 0);
     new = coherence_begin_fill(
-        c, &v, &(struct fill_terms){.absent = COMMAND_ABSENT_VALUE, .resp = 2, .path = "b"});
+        c, &v,
+        &(struct fill_terms){
+            .absent = COMMAND_ABSENT_VALUE, .resp = 2, .path = "b", .budget = &budget});
     end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
     ck_assert(hit("k", 0));
     end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
@@ -340,8 +380,8 @@ START_TEST(test_only_the_same_view_is_superseded)
     struct fill *g = begin_view(&other, COMMAND_ABSENT_NIL, 2, 0);
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     end(g, ":1\r\n", ":-1\r\n", 0);
-    ck_assert(coherence_lookup(c, &plain, 0, &h) && coherence_lookup(c, &other, 0, &h));
-    ck_assert_uint_eq(metrics.fills_discarded, 0);
+    ck_assert(found(&plain, 0, &h) && found(&other, 0, &h));
+    ck_assert_uint_eq(counts().fills_discarded, 0);
 }
 END_TEST
 
@@ -353,7 +393,7 @@ START_TEST(test_a_kill_of_a_superseding_fill)
     end(old, "$3\r\nold\r\n", ":-1\r\n", 0);
     end(new, "$3\r\nnew\r\n", ":-1\r\n", 0);
     ck_assert(!hit("k", 0));
-    ck_assert_uint_eq(metrics.fills, 0);
+    ck_assert_uint_eq(counts().fills, 0);
 }
 END_TEST
 
@@ -489,9 +529,7 @@ END_TEST
 
 static uint64_t entries(void)
 {
-    struct l1_stats stats;
-    l1_get_stats(l1, &stats);
-    return stats.entries;
+    return stats().entries;
 }
 
 START_TEST(test_suspects_are_kept_and_not_served)
@@ -499,8 +537,8 @@ START_TEST(test_suspects_are_kept_and_not_served)
     fill("k", 0);
     struct fill *f = begin("flying", 0);
     coherence_suspect(c);
-    ck_assert_uint_eq(metrics.epochs, 2);
-    ck_assert_uint_eq(metrics.fills_discarded, 1);
+    ck_assert_uint_eq(counts().epochs, 2);
+    ck_assert_uint_eq(counts().fills_discarded, 1);
     ck_assert(coherence_serving(c, 0));
     ck_assert(!hit("k", 0));
     ck_assert_uint_eq(entries(), 1);
@@ -531,10 +569,10 @@ END_TEST
 START_TEST(test_a_lost_link_makes_suspect)
 {
     fill("k", 0);
-    uint64_t epochs = metrics.epochs;
+    uint64_t epochs = counts().epochs;
     coherence_link_down(c);
     coherence_link_down(c); /* which is down already */
-    ck_assert_uint_eq(metrics.epochs, epochs + 1);
+    ck_assert_uint_eq(counts().epochs, epochs + 1);
     ck_assert_uint_eq(entries(), 1);
     coherence_link_up(c, 50);
     ck_assert_uint_eq(entries(), 1);
@@ -568,9 +606,9 @@ START_TEST(test_kill_an_empty_prefix)
 {
     fill("a", 0), fill("b", 0);
     struct fill *f = begin("c", 0);
-    uint64_t epochs = metrics.epochs;
+    uint64_t epochs = counts().epochs;
     ck_assert_uint_eq(coherence_kill_prefix(c, "", 0), 2);
-    ck_assert_uint_eq(metrics.epochs, epochs + 1);
+    ck_assert_uint_eq(counts().epochs, epochs + 1);
     end(f, "$1\r\nx\r\n", ":-1\r\n", 0);
     ck_assert(!hit("a", 0) && !hit("b", 0) && !hit("c", 0));
     ck_assert_uint_eq(entries(), 0);
@@ -641,17 +679,86 @@ START_TEST(test_views_are_killed_together)
     fill("k", 0);
     struct l1_hit h;
     end(f, "$1\r\ny\r\n", ":-1\r\n", 0);
-    ck_assert(coherence_lookup(c, &a, 0, &h) && coherence_lookup(c, &b, 0, &h));
+    ck_assert(found(&a, 0, &h) && found(&b, 0, &h));
     coherence_kill_key(c, "k", 1);
-    ck_assert(!coherence_lookup(c, &a, 0, &h) && !coherence_lookup(c, &b, 0, &h));
+    ck_assert(!found(&a, 0, &h) && !found(&b, 0, &h));
 }
 END_TEST
 
-int main(void)
+/* --- threads ------------------------------------------------------------------------------------
+ */
+
+enum { THREADS = 4, ROUNDS = 20000, KEYS = 64 };
+
+/* Reads, fills on a path of its own, and writes; what is found is whole and of the right key. */
+static void *run_thread(void *arg)
 {
-    Suite *s = suite_create("coherence");
-    TCase *t = tcase_create("coherence");
-    tcase_add_checked_fixture(t, setup, teardown);
+    unsigned *seed = arg, found_some = 0;
+    struct budget own = {.limit = SIZE_MAX};
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        char key[16], reply[32];
+        int n = (int)(rand_r(seed) % KEYS);
+        snprintf(key, sizeof key, "key:%d", n);
+        snprintf(reply, sizeof reply, "$%d\r\n%0*d\r\n", 2 + n % 3, 2 + n % 3, n);
+        struct l1_view v = view(key);
+        struct l1_hit h;
+        if (coherence_lookup(c, &v, 0, &h)) {
+            if (h.len != strlen(reply) || memcmp(h.reply, reply, h.len) != 0)
+                abort();
+            coherence_release(c, &v);
+            found_some++;
+        } else {
+            struct fill *f = coherence_begin_fill(
+                c, &v,
+                &(struct fill_terms){
+                    .absent = COMMAND_ABSENT_VALUE, .resp = 2, .path = seed, .budget = &own});
+            if (f)
+                end(f, reply, ":-1\r\n", 0);
+        }
+        switch (rand_r(seed) % 64) {
+        case 0:
+            coherence_suspect(c);
+            break;
+        case 1:
+            coherence_kill_prefix(c, "key:1", 5);
+            break;
+        case 2:
+            coherence_write_all_begin(c);
+            coherence_write_all_end(c);
+            break;
+        default:
+            if (rand_r(seed) % 4 == 0 && coherence_write_begin(c, v.hash))
+                coherence_write_end(c, v.hash);
+        }
+    }
+    if (own.used)
+        abort();
+    return found_some ? arg : NULL;
+}
+
+START_TEST(test_threads_fill_kill_and_read)
+{
+    pthread_t threads[THREADS];
+    unsigned seeds[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        seeds[i] = i + 1;
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, run_thread, &seeds[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        void *found_some;
+        ck_assert_int_eq(pthread_join(threads[i], &found_some), 0);
+        ck_assert_ptr_nonnull(found_some);
+    }
+    struct metrics m = counts();
+    ck_assert_uint_gt(m.fills, 0);
+    ck_assert_uint_gt(m.fills_discarded, 0);
+}
+END_TEST
+
+static void add(Suite *s, const char *name, SFun with)
+{
+    TCase *t = tcase_create(name);
+    tcase_add_checked_fixture(t, with, teardown);
     tcase_add_test(t, test_fill_and_hit);
     tcase_add_test(t, test_the_deadline_counts_from_the_sending);
     tcase_add_test(t, test_the_l1_ttl_bounds_every_entry);
@@ -684,6 +791,17 @@ int main(void)
     tcase_add_test(t, test_kill_prefix);
     tcase_add_test(t, test_kill_an_empty_prefix);
     tcase_add_test(t, test_kill_prefix_takes_all_of_it);
+    suite_add_tcase(s, t);
+}
+
+int main(void)
+{
+    Suite *s = suite_create("coherence");
+    add(s, "one thread", setup);
+    add(s, "shared", setup_shared);
+    TCase *t = tcase_create("threads");
+    tcase_add_checked_fixture(t, setup_shared, teardown);
+    tcase_add_test(t, test_threads_fill_kill_and_read);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

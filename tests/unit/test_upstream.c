@@ -1085,7 +1085,7 @@ START_TEST(patience_with_a_frozen_server_has_an_end)
     turn();
     (void)loop_now(&loop);
     loop.now += 500;
-    upstream_note_alive(up); /* on another connection */
+    upstream_note_alive(up, loop_now(&loop)); /* on another connection */
     upstream_tick(up, loop.now + TIMEOUT - 100);
     ck_told("");
     upstream_tick(up, loop.now + TIMEOUT + 1);

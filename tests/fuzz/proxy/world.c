@@ -81,7 +81,6 @@ static struct coherence_options coherence_options(struct world *w, uint8_t choic
     const struct config *c = &w->config;
     return (struct coherence_options){.max_stale = c->l1_max_stale,
                                       .stale_keys = &c->l1_stale_if_error,
-                                      .budget = &w->net.loop.budget,
                                       .ttl = TTL,
                                       .negative_ttl = choice & 2 ? 0 : TTL,
                                       .lease = LEASE,
@@ -98,11 +97,11 @@ static void build_leaves(struct world *w)
     free(prefix);
     p->log = log_new(log_stream(), LOG_DEBUG);
     p->commands = command_table_new();
-    p->l1 = l1_new(&(struct l1_config){
-        .max_memory = (size_t)c->l1_max_memory, .max_value = (size_t)c->l1_max_value, .seed = 1});
-    assert(p->log && p->commands && p->l1);
+    const struct l1_config l1 = {
+        .max_memory = (size_t)c->l1_max_memory, .max_value = (size_t)c->l1_max_value, .seed = 1};
+    assert(p->log && p->commands);
     struct coherence_options coherence = coherence_options(w, 0);
-    p->coherence = coherence_new(p->l1, &w->metrics, &coherence);
+    p->coherence = coherence_new(&l1, false, &coherence);
     assert(p->coherence);
 }
 
@@ -141,17 +140,23 @@ static void build_upstream(struct world *w)
     p->upstream =
         upstream_new(&w->net.loop, &up, &request_upstream_callbacks, p, p->log, &w->metrics);
     assert(p->upstream);
-    p->announce = announce_new(&w->net.loop, p->upstream, &w->ns, c->service, &w->metrics);
+    p->announce = announce_new(&w->net.loop, p->upstream, &w->ns, c->service, NULL, &w->metrics);
     assert(p->announce);
     link.origin = announce_origin(p->announce);
-    link.upstream = p->upstream;
+    link.upstreams = &p->upstream;
+    link.n_upstreams = 1;
+    link.workers = w->crew.workers;
     p->link = link_new(&w->net.loop, &link, p->coherence, p->commands, p->log, &w->metrics);
     assert(p->link);
 }
 
 static void build_proxy(struct world *w)
 {
-    w->proxy = (struct proxy){.loop = &w->net.loop,
+    w->one = &w->proxy;
+    w->crew = (struct crew){.workers = workers_new(1), .v = &w->one, .n = 1};
+    assert(w->crew.workers);
+    w->proxy = (struct proxy){.crew = &w->crew,
+                              .loop = &w->net.loop,
                               .config = &w->config,
                               .metrics = &w->metrics,
                               .ns = &w->ns,
@@ -175,7 +180,7 @@ static void tear_down_proxy(struct world *w)
     link_free(p->link);
     announce_free(p->announce);
     coherence_free(p->coherence);
-    l1_free(p->l1);
+    workers_free(w->crew.workers);
     command_table_free(p->commands);
     command_keys_free(&p->keys);
     log_free(p->log);

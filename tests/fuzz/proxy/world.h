@@ -18,7 +18,8 @@ struct world {
     struct upstream_address address;
     struct namespace ns;
     struct metrics metrics;
-    struct proxy proxy;
+    struct crew crew;
+    struct proxy proxy, *one;
     struct redis redis;
     struct model model;
     struct person *clients[CLIENTS];
