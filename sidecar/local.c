@@ -40,7 +40,7 @@ struct sums {
     struct metrics metrics;
     unsigned connected, lent;
     uint64_t pending;
-    struct budget budget;
+    size_t buffers, buffers_peak;
 };
 
 static struct sums sum_up(const struct proxy *p)
@@ -53,9 +53,8 @@ static struct sums sum_up(const struct proxy *p)
         sum.connected += upstream_connected(one->upstream);
         sum.lent += upstream_lent(one->upstream);
         sum.pending += upstream_pending(one->upstream);
-        sum.budget.used += b->used;
-        sum.budget.peak += b->peak;
-        sum.budget.limit += b->limit;
+        sum.buffers += budget_used(b);
+        sum.buffers_peak += b->peak;
     }
     return sum;
 }
@@ -92,7 +91,7 @@ static void say_all(const struct proxy *p, struct text *t)
              sum.connected, (unsigned long long)sum.pending, (size_t)p->crew->n_callers);
     say_breaker(p, t);
     text_say(t, "buffer_bytes:%zu\r\nbuffer_bytes_peak:%zu\r\nbuffer_bytes_limit:%zu\r\n",
-             sum.budget.used, sum.budget.peak, sum.budget.limit);
+             sum.buffers, sum.buffers_peak, p->crew->max_buffers);
     text_say(t, "sessions:%u\r\nsessions_limit:%llu\r\nmonitors:%zu\r\n", sum.lent,
              (unsigned long long)p->config->upstream_sessions, (size_t)p->crew->n_monitors);
 }

@@ -44,7 +44,6 @@ struct app {
     struct coherence *coherence;
     struct link *link;
     struct dev *dev;
-    struct tls_context *upstream_tls, *client_tls; /* NULL: not spoken there */
     struct crew crew;
     struct worker *workers;      /* crew.n of them; the first is the main thread's */
     struct upstream **upstreams; /* each worker's */
@@ -61,6 +60,8 @@ struct worker {
     bool runs; /* a thread of its own */
     struct metrics metrics;
     struct loop loop;
+    struct tls_context *upstream_tls, *client_tls;           /* NULL: not spoken there */
+    struct tls_context *next_upstream_tls, *next_client_tls; /* while reloading */
     struct proxy proxy;
     struct listener **listeners;
     size_t n_listeners;
@@ -158,8 +159,21 @@ static void trim(struct worker *w, uint64_t now)
     (void)malloc_trim(0);
 }
 
+/* What the others do not use, or half an equal share if they use more than theirs. */
+static void share_buffers(struct worker *w)
+{
+    const struct crew *crew = &w->app->crew;
+    size_t others = 0, least = crew->max_buffers / crew->n / 2, all = crew->max_buffers;
+    for (size_t i = 0; i < crew->n; i++)
+        if (i != w->proxy.number)
+            others += budget_used(&crew->v[i]->loop->budget);
+    size_t left = all > others ? all - others : 0;
+    w->loop.budget.limit = left > least ? left : least;
+}
+
 static void tick_worker(struct worker *w, uint64_t now)
 {
+    share_buffers(w);
     upstream_tick(w->proxy.upstream, now);
     lend_tick(&w->proxy, now);
     pressure_tick(&w->proxy, now);
@@ -239,31 +253,48 @@ static bool listens_with_tls(const struct config *c)
     return found;
 }
 
-static bool build_tls(struct app *a)
+static bool build_tls(struct worker *w)
 {
+    const struct app *a = w->app;
     const struct config *c = &a->config;
-    if (a->address.tls && !load_upstream_tls(c, &a->address, &a->upstream_tls))
+    if (a->address.tls && !load_upstream_tls(c, &a->address, &w->upstream_tls))
         return false;
-    if (a->address.tls && !c->upstream_tls_verify)
+    return !listens_with_tls(c) || load_client_tls(c, &w->client_tls);
+}
+
+static void warn_of_unverified(const struct app *a)
+{
+    if (a->address.tls && !a->config.upstream_tls_verify)
         log_write(a->log, LOG_WARN, "upstream_tls_unverified", "upstream", a->address.label, "hint",
                   "whoever is in between can read and change everything", NULL);
-    if (listens_with_tls(c) && !load_client_tls(c, &a->client_tls))
-        return false;
-    return true;
+}
+
+static bool load_next_tls(const struct app *a, const struct config *fresh, struct worker *w)
+{
+    return (!w->upstream_tls ||
+            load_upstream_tls(fresh, &a->next_address, &w->next_upstream_tls)) &&
+           (!w->client_tls || load_client_tls(fresh, &w->next_client_tls));
+}
+
+static void take_next_tls(struct tls_context *context, struct tls_context **next, bool ok)
+{
+    if (ok && *next)
+        tls_context_swap(context, *next);
+    tls_context_free(*next);
+    *next = NULL;
 }
 
 /* All files are read before the old ones are given up: with a wrong one nothing changes. */
 static bool reload_tls(struct app *a, const struct config *fresh)
 {
-    struct tls_context *upstream = NULL, *client = NULL;
-    bool ok = (!a->upstream_tls || load_upstream_tls(fresh, &a->next_address, &upstream)) &&
-              (!a->client_tls || load_client_tls(fresh, &client));
-    if (ok && upstream)
-        tls_context_swap(a->upstream_tls, upstream);
-    if (ok && client)
-        tls_context_swap(a->client_tls, client);
-    tls_context_free(upstream);
-    tls_context_free(client);
+    bool ok = true;
+    for (size_t i = 0; ok && i < a->crew.n; i++)
+        ok = load_next_tls(a, fresh, &a->workers[i]);
+    for (size_t i = 0; i < a->crew.n; i++) {
+        struct worker *w = &a->workers[i];
+        take_next_tls(w->upstream_tls, &w->next_upstream_tls, ok);
+        take_next_tls(w->client_tls, &w->next_client_tls, ok);
+    }
     return ok;
 }
 
@@ -406,13 +437,6 @@ static void fit_descriptors(struct app *a)
     }
 }
 
-/* A worker's share. */
-static uint64_t share(const struct app *a, uint64_t all)
-{
-    uint64_t each = all / a->crew.n;
-    return each ? each : 1;
-}
-
 /* What buffers may take. */
 static size_t buffer_limit(const struct config *c)
 {
@@ -428,14 +452,15 @@ static size_t buffer_limit(const struct config *c)
     return (size_t)(limit > BUFFERS_MIN ? limit : BUFFERS_MIN);
 }
 
-static struct upstream_options upstream_options(const struct app *a)
+static struct upstream_options upstream_options(const struct app *a, const struct worker *w)
 {
     const struct config *c = &a->config;
     return (struct upstream_options){.address = &a->address,
-                                     .tls = a->upstream_tls,
+                                     .tls = w->upstream_tls,
                                      .client_name = a->client_name,
                                      .connections = (unsigned)c->upstream_connections,
-                                     .private_max = (unsigned)share(a, c->upstream_sessions),
+                                     .private_max =
+                                         (unsigned)((c->upstream_sessions - 1) / a->crew.n + 1),
                                      .connect_timeout = c->upstream_connect_timeout,
                                      .handshake_timeout = c->upstream_handshake_timeout,
                                      .timeout = c->upstream_timeout,
@@ -463,13 +488,13 @@ static struct coherence_options coherence_options(const struct app *a)
 static void apply_settings(struct app *a)
 {
     const struct config *c = &a->config;
-    struct upstream_options up = upstream_options(a);
     struct coherence_options coherence = coherence_options(a);
     log_set_level(a->log, c->log_level);
     coherence_set_options(a->coherence, &coherence);
+    a->crew.max_buffers = buffer_limit(c);
     for (size_t i = 0; i < a->crew.n; i++) {
+        struct upstream_options up = upstream_options(a, &a->workers[i]);
         upstream_set_options(a->upstreams[i], &up);
-        a->workers[i].loop.budget.limit = share(a, buffer_limit(c));
     }
     fit_descriptors(a);
 }
@@ -528,6 +553,7 @@ static bool start_ticking(struct worker *w)
     if (!w->tick || event_add(w->tick, &period) != 0)
         return complain("out of memory");
     event_active(w->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    share_buffers(w);
     upstream_open(w->proxy.upstream);
     return true;
 }
@@ -574,6 +600,8 @@ static bool init_worker(struct app *a, size_t i)
     struct proxy *p = &w->proxy;
     *w = (struct worker){.app = a};
     a->crew.v[i] = p;
+    if (!build_tls(w))
+        return false;
     *p = (struct proxy){.crew = &a->crew,
                         .number = i,
                         .loop = &w->loop,
@@ -584,7 +612,7 @@ static bool init_worker(struct app *a, size_t i)
                         .commands = a->commands,
                         .coherence = a->coherence,
                         .address = &a->address,
-                        .tls = a->client_tls,
+                        .tls = w->client_tls,
                         .started = monotonic_ms()};
     TAILQ_INIT(&p->callers);
     TAILQ_INIT(&p->waiting);
@@ -592,7 +620,6 @@ static bool init_worker(struct app *a, size_t i)
     LIST_INIT(&p->outgoing);
     if (!loop_init(&w->loop))
         return complain("can't make an event loop: %s", strerror(errno));
-    w->loop.budget.limit = share(a, buffer_limit(&a->config));
     return workers_join(a->crew.workers, i, &w->loop, p) || complain("out of memory");
 }
 
@@ -608,7 +635,7 @@ static bool init_workers(struct app *a)
 static bool build_upstream(struct app *a, struct worker *w)
 {
     struct proxy *p = &w->proxy;
-    struct upstream_options up = upstream_options(a);
+    struct upstream_options up = upstream_options(a, w);
     const struct announce *first = a->workers[0].proxy.announce;
     p->upstream = upstream_new(&w->loop, &up, &request_upstream_callbacks, p, a->log, &w->metrics);
     a->upstreams[p->number] = p->upstream;
@@ -623,7 +650,7 @@ static bool build_link(struct app *a)
     struct worker *first = &a->workers[0];
     const struct config *c = &a->config;
     struct link_options link = {.address = &a->address,
-                                .tls = a->upstream_tls,
+                                .tls = first->upstream_tls,
                                 .service = c->service,
                                 .ns = &a->ns,
                                 .origin = announce_origin(first->proxy.announce),
@@ -702,13 +729,17 @@ static bool build(struct app *a)
     if (!a->crew.workers || !a->crew.v || !a->workers || !a->upstreams || !a->log)
         return complain("out of memory");
     a->crew.n = n;
+    a->crew.max_buffers = buffer_limit(&a->config);
     fit_descriptors(a);
     char *password;
     if (!load_password(&a->config, &password))
         return false;
-    bool ok =
-        start_dev(a) && build_leaves(a) && build_address(a) && build_tls(a) && build_workers(a);
-    (void)set_password(a, password);
+    bool ok = start_dev(a) && build_leaves(a) && build_address(a) && build_workers(a);
+    if (ok)
+        (void)set_password(a, password);
+    else
+        identity_forget(password);
+    warn_of_unverified(a);
     if (!ok || !watch_signals(a))
         return false;
     for (size_t i = 0; i < n; i++)
@@ -783,10 +814,10 @@ static void tear_down(struct app *a)
     for (size_t i = 0; i < a->crew.n && a->crew.v[i]; i++) {
         workers_leave(a->crew.workers, i);
         loop_free(&a->workers[i].loop);
+        tls_context_free(a->workers[i].upstream_tls); /* the last connections are gone */
+        tls_context_free(a->workers[i].client_tls);
     }
     workers_free(a->crew.workers);
-    tls_context_free(a->upstream_tls); /* the last connections are gone with the loops */
-    tls_context_free(a->client_tls);
     namespace_free(&a->ns);
     upstream_address_free(&a->address);
     dev_stop(a->dev);

@@ -21,6 +21,7 @@ struct crew {
     struct workers *workers;
     struct proxy **v; /* each worker's */
     size_t n;
+    size_t max_buffers; /* bytes, of all together */
     _Atomic uint64_t last_caller_id;
     _Atomic size_t n_callers, n_monitors; /* of all together */
 };

@@ -6,6 +6,7 @@ from fault import request
 from harness import RespError, encode
 
 
+@pytest.mark.one_worker
 def test_a_read_does_not_show_what_its_own_client_wrote_behind_it(world):
     w = world("--set", "upstream.connections=2")
     w.direct.set("demo:k", "old")

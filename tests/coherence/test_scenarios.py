@@ -147,6 +147,7 @@ def test_a_read_that_began_no_flight_on_a_slower_connection(world):
     assert first.call("GET", "k") == b"new"
 
 
+@pytest.mark.one_worker
 def test_two_superseded_flights_on_a_slower_connection(world):
     """The second takes care of the key for the first, unless it is itself superseded from elsewhere."""
     w = world("--set", "upstream.connections=2")
@@ -1008,6 +1009,7 @@ def test_master_demoted_by_replicaof_without_tracking(world):
     assert staleness(w, "k", b"new") < 0.5 + SLACK
 
 
+@pytest.mark.one_worker
 @pytest.mark.parametrize("mode", list(MODES))
 def test_another_server_in_the_masters_place(world, mode):
     """A new one answers at the address, with other data: what the old one said is not served."""
@@ -1326,6 +1328,7 @@ def test_get_in_flight_while_an_event_passes(world, order):
 # --- suspect, not lost -----------------------------------------------------------------------------
 
 
+@pytest.mark.one_worker
 def test_no_herd_when_the_link_is_back(world):
     """What was cached is asked for again when it is read, once, and nothing else is."""
     w = world()

@@ -21,6 +21,7 @@ os.environ.setdefault("NEARCACHE_BUILD_DIR", harness.BUILD_DIR)
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "one_worker: counts on it that all clients have the same worker")
     config.addinivalue_line("markers", "slow: takes seconds; left out by tests/run --quick")
 
 
@@ -80,8 +81,15 @@ NEED_KEPT_HASHES = {
 }
 
 
+def skip_one_worker(items):
+    for item in items:
+        if harness.WORKERS and item.get_closest_marker("one_worker"):
+            item.add_marker(pytest.mark.skip(reason="clients have different workers"))
+
+
 def pytest_collection_modifyitems(items):
     """Tests of kept hashes say nothing about a server whose hashes are not kept."""
+    skip_one_worker(items)
     why = pytest.mark.skip(reason="fields of a hash expire one by one on this server")
     for item in items:
         kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")

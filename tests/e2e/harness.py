@@ -2,6 +2,7 @@
 
 Everything here is private to one test: own directory, a free port, ended and waited for.
 
+With NEARCACHE_TEST_WORKERS=N nearcache has so many workers, where the test does not say.
 With NEARCACHE_WRAPPER="valgrind ..." nearcache is run by that command, and every wait may last ten times
 as long.
 """
@@ -21,6 +22,7 @@ TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD_DIR = os.path.join(TOP, os.environ.get("NEARCACHE_BUILD_DIR", "build"))
 NEARCACHE_BIN = os.environ.get("NEARCACHE_BIN", os.path.join(BUILD_DIR, "nearcache"))
 
+WORKERS = os.environ.get("NEARCACHE_TEST_WORKERS")
 WRAPPER = shlex.split(os.environ.get("NEARCACHE_WRAPPER", ""))
 PATIENCE = 10 if WRAPPER else 1  # factor of all timeouts
 
@@ -58,8 +60,9 @@ def wait_until(predicate, timeout=5, what=None):
 
 
 def clean_environment():
-    """Ours without the variables that nearcache would take for settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("NEARCACHE_")}
+    """Ours without the variables that nearcache would take for settings, but for the workers'."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("NEARCACHE_")}
+    return {**own, "NEARCACHE_WORKERS": WORKERS} if WORKERS else own
 
 
 def free_port():

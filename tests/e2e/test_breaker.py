@@ -79,6 +79,7 @@ def scripted():
         server.socket.close()
 
 
+@pytest.mark.one_worker
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
 def test_a_late_reply_is_nobodys(nearcache, scripted, leaves):
     """Behind a reply that comes slowly others are late: they are told so in time. What comes for them yet
@@ -169,6 +170,7 @@ def test_nor_for_ever_if_the_server_is_frozen(quick):
 # --- the breaker -----------------------------------------------------------------------------------
 
 
+@pytest.mark.one_worker
 def test_timeouts_in_a_row_open_it(quick):
     near = quick("--set", "breaker.timeouts=3")
     wires = [near.wire() for _ in range(4)]

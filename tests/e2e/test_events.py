@@ -338,6 +338,7 @@ def test_the_own_echo_does_not_evict(setup):
     assert side.stats()["events_published"] >= 20
 
 
+@pytest.mark.one_worker
 def test_anothers_event_does_evict(setup):
     side, other = setup.near(), setup.near()
     for i in range(20):

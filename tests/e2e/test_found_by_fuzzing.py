@@ -87,6 +87,7 @@ def test_what_is_sent_behind_a_refused_multi_is_run_at_once_and_by_nobody_else(r
 # --- CLIENT TRACKING ON REDIRECT --------------------------------------------------------------------
 
 
+@pytest.mark.one_worker
 def test_a_redirect_that_can_not_be_had_is_refused(redis_server, nearcache):
     """There is one private connection, and two are needed: the client must not wait for ever."""
     near = nearcache("--set", "upstream.sessions=1", "--set", "upstream.session_wait=200ms",

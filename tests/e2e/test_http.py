@@ -113,6 +113,7 @@ def test_who_has_not_authenticated(redis_server, nearcache):
         assert rest(wire) == b""
 
 
+@pytest.mark.one_worker
 def test_the_log_says_so_but_not_each_time(redis_server, nearcache):
     near = nearcache(upstream=redis_server())
     for _ in range(5):

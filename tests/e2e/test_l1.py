@@ -108,6 +108,7 @@ def test_an_event_evicts(setup):
         wait_until(lambda: not cached(near, "k"))
 
 
+@pytest.mark.one_worker
 def test_other_services_events_and_malformed_ones_are_ignored(setup):
     direct, near, process = setup
     near.set("k", 1)
@@ -132,6 +133,7 @@ def test_a_published_event_evicts_before_it_is_acknowledged(setup):
         assert not cached(near, "k")
 
 
+@pytest.mark.one_worker
 def test_single_flight(setup):
     direct, near, process = setup
     direct.set("demo:hot", "x" * 100)

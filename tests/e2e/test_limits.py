@@ -67,6 +67,7 @@ def test_a_pipeline_is_read_before_the_first_reply_is(redis_server, nearcache):
 # --- all buffers together --------------------------------------------------------------------------
 
 
+@pytest.mark.one_worker
 def test_the_largest_go_when_buffers_are_exceeded(redis_server, nearcache):
     """Readers that don't read, together more than the budget; the one who holds little is served all
     along."""
@@ -85,6 +86,7 @@ def test_the_largest_go_when_buffers_are_exceeded(redis_server, nearcache):
     assert "memory.max_buffers" in near.output("stderr")
 
 
+@pytest.mark.one_worker
 def test_requests_that_are_too_large_together_do_not_block_each_other(redis_server, nearcache):
     """Each of them would fit; none of them is ever finished, and nobody waits for that."""
     near = nearcache("--set", "memory.max_buffers=16mb", upstream=redis_server())

@@ -4,10 +4,12 @@ import re
 import signal
 import subprocess
 
+import pytest
 from conftest import encode, wait_until
 from harness import NEARCACHE_BIN, clean_environment
 
 
+@pytest.mark.one_worker
 def test_client_commands(redis_server, nearcache):
     near = nearcache(upstream=redis_server())
     a, b = near.wire(), near.wire()

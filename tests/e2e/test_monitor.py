@@ -118,6 +118,7 @@ def test_not_in_a_transaction(sides):
             ["ERR MONITOR isn't allowed for DENY BLOCKING client"]
 
 
+@pytest.mark.one_worker
 def test_monitors_are_counted_and_forgotten(redis_server, nearcache):
     near = nearcache(upstream=redis_server())
     wire, monitors = near.wire(), [monitoring(near) for _ in range(3)]

@@ -452,6 +452,7 @@ def test_wait_counts_earlier_writes(redis_server, nearcache):
 # --- the pool --------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_worker
 def test_the_pool_is_bounded_and_fair(stack):
     near = stack("--set", "upstream.sessions=2", "--set", "upstream.session_wait=10s")
     holders = [near.wire() for _ in range(2)]
@@ -471,6 +472,7 @@ def test_the_pool_is_bounded_and_fair(stack):
     wait_until(lambda: stats(near)["sessions"] == 0)
 
 
+@pytest.mark.one_worker
 def test_waiting_for_a_session_ends_with_a_clear_error(stack):
     near = stack("--set", "upstream.sessions=1", "--set", "upstream.session_wait=200ms")
     holder, waiter, gone = near.wire(), near.wire(), near.wire()
@@ -512,6 +514,7 @@ def test_idle_connections_of_another_kind_make_room(stack):
         wire.close()
 
 
+@pytest.mark.one_worker
 def test_connections_are_reused(stack):
     near = stack()
     direct = near.server.client()
@@ -805,6 +808,7 @@ def test_large_replies_parked_behind_one_of_another_connection(pair, wires):
         wire.close()
 
 
+@pytest.mark.one_worker
 @pytest.mark.parametrize("first", [["MULTI"], ["WATCH", "k"]], ids=["MULTI", "WATCH"])
 def test_what_follows_a_refused_multi_is_not_done_one_by_one(redis_server, nearcache, first):
     """The client is told, and leaves."""

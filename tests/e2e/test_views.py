@@ -480,6 +480,7 @@ def test_within_a_transaction_nothing_comes_from_here(side):
     assert side.near.call_raw("HGETALL", "multi") == side.true("multi", "HGETALL")
 
 
+@pytest.mark.one_worker
 def test_a_read_by_many_at_once_is_asked_for_once(small):
     side = small()
     side.make("hash", "h")
