@@ -316,14 +316,19 @@ void coherence_renew(struct coherence *c, uint64_t proven)
         c->proven = proven;
 }
 
-uint64_t coherence_lease_age(const struct coherence *c, uint64_t now)
+static uint64_t since_proof(const struct coherence *c, uint64_t now)
 {
     return now > c->proven ? now - c->proven : 0;
 }
 
+uint64_t coherence_lease_age(const struct coherence *c, uint64_t now)
+{
+    return c->proven ? since_proof(c, now) : UINT64_MAX;
+}
+
 bool coherence_serving(const struct coherence *c, uint64_t now)
 {
-    return c->up && (!RULE_IN_FORCE(RULE_LEASE) || coherence_lease_age(c, now) <= c->options.lease);
+    return c->up && (!RULE_IN_FORCE(RULE_LEASE) || since_proof(c, now) <= c->options.lease);
 }
 
 /* --- reads --------------------------------------------------------------------------------------
