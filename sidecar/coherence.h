@@ -37,6 +37,7 @@ void coherence_link_down(struct coherence *c);
 void coherence_renew(struct coherence *c, uint64_t proven);
 /* The link is up and its last proof is not older than the lease. */
 bool coherence_serving(struct coherence *c, uint64_t now);
+/* ms since the last proof; UINT64_MAX: there never was one. */
 uint64_t coherence_lease_age(struct coherence *c, uint64_t now);
 
 void coherence_kill(struct coherence *c, uint64_t hash);

@@ -587,8 +587,12 @@ static void check_listeners(struct loader *l)
 
 static void check_breaker(struct loader *l)
 {
-    if (l->config->breaker_open_min > l->config->breaker_open_max)
+    if (l->config->breaker_open_min <= l->config->breaker_open_max)
+        return;
+    if (is_given(l, "breaker.open_min"))
         complain_of(l, "breaker.open_min", "longer than breaker.open_max");
+    else
+        complain_of(l, "breaker.open_max", "shorter than breaker.open_min");
 }
 
 static void check_together(struct loader *l)
@@ -626,7 +630,8 @@ static void print_wrapped(FILE *out, const char *text)
 static void print_setting_help(FILE *out, const struct setting *s)
 {
     char text[MESSAGE_BYTES];
-    int n = fprintf(out, "  %s=%s", s->path, s->type == SETTING_BOOL ? "true|false" : s->unit);
+    int n = fprintf(out, "%s%s=%s", s->reload ? "  " : "* ", s->path,
+                    s->type == SETTING_BOOL ? "true|false" : s->unit);
     if (n < HELP_COLUMN - 1)
         fprintf(out, "%*s", HELP_COLUMN - n, "");
     else
@@ -653,6 +658,7 @@ static void print_help(FILE *out)
         "A setting is taken from the command line, else from the environment (l1.max_memory is",
         "NEARCACHE_L1_MAX_MEMORY, --config is NEARCACHE_CONFIG), else from the file, else it has",
         "its default. Sizes are like 64mb, times like 500ms, 60s, 5m or 1h; commas part a list.",
+        "SIGHUP has the file read again; what is marked * needs a restart.",
         "",
         "settings [default]:",
     };

@@ -80,8 +80,8 @@ static void say_all(const struct proxy *p, struct text *t)
     text_say(t, "evictions:%llu\r\nexpired:%llu\r\nkilled:%llu\r\nrejected:%llu\r\n",
              (unsigned long long)s.evictions, (unsigned long long)s.expired,
              (unsigned long long)s.killed, (unsigned long long)s.rejected);
-    text_say(t, "link_mode:%s\r\nlink_lease_age_ms:%llu\r\nlink_last_error:%s\r\nserving:%d\r\n",
-             link_mode(p->link), (unsigned long long)coherence_lease_age(p->coherence, now),
+    text_say(t, "link_mode:%s\r\nlink_lease_age_ms:%lld\r\nlink_last_error:%s\r\nserving:%d\r\n",
+             link_mode(p->link), (long long)coherence_lease_age(p->coherence, now),
              link_last_error(p->link), coherence_serving(p->coherence, now));
     text_say(
         t, "upstream:%s\r\nupstream_version:%s\r\nupstream_state:%s\r\nupstream_last_error:%s\r\n",

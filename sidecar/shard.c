@@ -319,14 +319,19 @@ void shard_renew(struct shard *s, uint64_t proven)
         s->proven = proven;
 }
 
-uint64_t shard_lease_age(const struct shard *s, uint64_t now)
+static uint64_t since_proof(const struct shard *s, uint64_t now)
 {
     return now > s->proven ? now - s->proven : 0;
 }
 
+uint64_t shard_lease_age(const struct shard *s, uint64_t now)
+{
+    return s->proven ? since_proof(s, now) : UINT64_MAX;
+}
+
 bool shard_serving(const struct shard *s, uint64_t now)
 {
-    return s->up && (!RULE_IN_FORCE(RULE_LEASE) || shard_lease_age(s, now) <= s->options->lease);
+    return s->up && (!RULE_IN_FORCE(RULE_LEASE) || since_proof(s, now) <= s->options->lease);
 }
 
 /* --- reads --------------------------------------------------------------------------------------

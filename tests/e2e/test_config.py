@@ -30,7 +30,8 @@ def test_help_names_every_setting():
     assert (code, err) == (0, "")
     _, printed, _ = run("--print-config", "--service", "s")
     for path in json.loads(printed):
-        assert path == "_from" or f"\n  {path}=" in out
+        assert path == "_from" or f"\n  {path}=" in out or f"\n* {path}=" in out
+    assert "\n* service=" in out and "\n  l1.ttl=" in out  # *: needs a restart
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -102,6 +103,10 @@ def test_usage_errors_exit_2(args, environment, message):
     (["--service=s", "--config=/nowhere/n.json"], {}, "/nowhere/n.json: No such file or directory"),
     (["--service=s", "--upstream.password_file=/nowhere/p"], {},
      "command line: upstream.password_file=/nowhere/p: No such file or directory"),
+    (["--service=s", "--set=breaker.open_min=5s"], {},
+     "command line: breaker.open_min: longer than breaker.open_max"),
+    (["--service=s", "--set=breaker.open_max=20ms"], {},
+     "command line: breaker.open_max: shorter than breaker.open_min"),
 ])
 def test_configuration_errors_exit_1(args, environment, message):
     assert run("--check", *args, **environment) == (1, "", f"nearcache: {message}\n")

@@ -52,6 +52,11 @@ def test_info_has_our_section(redis_server, nearcache):
     assert server.startswith(b"# Server") and b"Nearcache" not in server
 
 
+def test_info_of_a_link_that_never_was(nearcache, tmp_path):
+    info = nearcache(upstream=f"unix:{tmp_path}/nobody").client().info("nearcache")
+    assert (info["link_lease_age_ms"], info["serving"], info["upstream_version"]) == (-1, 0, "unknown")
+
+
 def test_what_blocks_has_a_connection_of_its_own(redis_server, nearcache):
     """Also where the option's word ends at a NUL, as the server reads it; and not where BLOCK is a name."""
     server = redis_server()

@@ -601,7 +601,8 @@ START_TEST(test_help_and_version)
         column = *p == '\n' ? 0 : column + 1;
         ck_assert_uint_le(column, 100);
     }
-#define SETTING(field, path, ...) ck_assert(_i || strstr(r.out, "\n  " path "="));
+#define SETTING(field, path, type, initial, reload, ...)                                           \
+    ck_assert(_i || strstr(r.out, reload ? "\n  " path "=" : "\n* " path "="));
 #include "config.def"
 #undef SETTING
     run_free(&r);
