@@ -1128,6 +1128,7 @@ def test_a_reply_cut_short_is_not_kept(world, command):
     assert w.cache("GET", "k") == b"v" * 100
 
 
+@pytest.mark.one_worker
 def test_data_black_holed_link_alive(world):
     """Hits go on, for the link proves them; misses end with an error; then all is well again."""
     w = world("--set", "upstream.timeout=200ms")
