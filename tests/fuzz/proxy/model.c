@@ -333,7 +333,9 @@ static void add_want(struct person *c, const struct resp_slice *argv, size_t arg
         take_effect(c, w);
     if (w->command && w->command->id == COMMAND_ID_CLIENT_REPLY)
         muted = take_reply_mode(c, w);
-    c->loose |= muted && w->command && w->command->id == COMMAND_ID_MULTI; /* was it refused? */
+    /* was it refused? */
+    c->loose |= muted && w->command && w->command->id == COMMAND_ID_MULTI;
+    c->unsure |= muted && w->command && w->command->id == COMMAND_ID_WATCH;
     if (muted || c->loose) {
         want_free(w);
         return;
@@ -707,9 +709,20 @@ static void check_confirmation(struct person *c, size_t row, struct resp_slice f
         want_free(pop(c));
 }
 
+/* What follows a MULTI or WATCH must not go on without it. */
+static bool is_end(const struct want *w, struct resp_slice frame)
+{
+    static const char refused[] = "-NEARCACHE no private connection within ";
+    return (is(w, 0, "multi") || is(w, 0, "watch")) && frame.len > sizeof refused - 1 &&
+           memcmp(frame.data, refused, sizeof refused - 1) == 0;
+}
+
 static void take_reply(struct person *c, struct resp_slice frame)
 {
     struct want *w = STAILQ_FIRST(&c->wants);
+    if (c->ended)
+        wrong("client %u is answered after a MULTI or WATCH was refused: %.*s", c->slot,
+              (int)(frame.len < 200 ? frame.len : 200), frame.data);
     if (!w && c->model->forgets && is_text(frame, "-ERR out of memory\r\n"))
         return; /* a command that was not even read */
     if (!w)
@@ -725,6 +738,7 @@ static void take_reply(struct person *c, struct resp_slice frame)
     if (w->in_multi && !c->multi_refused && !is_error(frame) && !lies(c))
         complain(c, w, frame, "not queued");
     check_reply(c, w, frame);
+    c->ended = is_end(w, frame) && !lies(c);
     bool over =
         w->command && (w->command->id == COMMAND_ID_EXEC || w->command->id == COMMAND_ID_DISCARD);
     if (over)
@@ -780,7 +794,7 @@ void person_left(struct person *c)
     const struct model *m = c->model;
     if (c->peer->gone || m->trouble || m->squeezed || c->unsure || c->loose || m->kills || lies(c))
         return;
-    if (!c->quits && !c->peer->eof)
+    if (!c->quits && !c->ended && !c->peer->eof)
         wrong("client %u is disconnected", c->slot);
     if (c->shown.len)
         wrong("client %u is left with half a reply", c->slot);
