@@ -7,6 +7,7 @@
 
 #include "memory.h"
 #include "resp_read.h"
+#include "tls.h"
 #include "wrong.h"
 
 /* --- what is known to be so new -----------------------------------------------------------------
@@ -355,6 +356,7 @@ void person_said(struct person *c, const char *p, size_t n)
     struct model *m = c->model;
     char error[RESP_ERROR_MAX];
     buffer_add(&c->said, p, n);
+    c->unsure |= tls_is_record(c->said.data, c->said.len); /* if it is the first that it says */
     while (c->said.len && !c->quits) {
         size_t used;
         resp_args_reset(&m->args);
