@@ -31,6 +31,7 @@ struct pipeline {
     const struct pipeline_hooks *hooks;
     void *keeper;
     void *holder; /* of a private one that is lent */
+    void *hearer; /* the push at hand is for whom it was lent to when it began; NULL: nobody */
     uint32_t db;
     unsigned patience; /* replies owed that may take any time */
     struct conn *conn;
@@ -229,8 +230,8 @@ static void pass_bytes(struct pipeline *pl, const char *p, size_t n, bool end)
         return;
     }
     if (pl->in_push) {
-        if (pl->holder)
-            pl->receiver->push(pl->ctx, pl->holder, p, n, end);
+        if (pl->hearer)
+            pl->receiver->push(pl->ctx, pl->hearer, p, n, end);
         return;
     }
     struct owed *o = owed_at(&pl->owed, 0);
@@ -291,6 +292,7 @@ static bool begin_frame(struct pipeline *pl, const char *p, size_t n)
     if (pl->is_private && pl->resp == 2 && *p == '*' && n < 2)
         return false;
     pl->in_push = is_push(pl, p);
+    pl->hearer = pl->holder;
     return true;
 }
 
@@ -402,6 +404,7 @@ bool pipeline_is_clogged(const struct pipeline *pl)
 void pipeline_set_holder(struct pipeline *pl, void *holder)
 {
     pl->holder = holder;
+    pl->hearer = NULL;
 }
 
 void pipeline_set_resp(struct pipeline *pl, unsigned resp)

@@ -640,6 +640,24 @@ START_TEST(a_message_for_nobody_is_dropped)
 }
 END_TEST
 
+START_TEST(a_message_is_for_whom_it_began)
+{
+    static const char message[] = MESSAGE_3;
+    int fd;
+    struct upstream_conn *uc = lend(0, 3, 0, &fd);
+    for (size_t cut = 1; cut < sizeof message - 1; cut++) {
+        upstream_return(uc);
+        say_bytes(fd, message, cut);
+        ck_assert_ptr_eq(upstream_lend(up, 0, 3, &holders[1]), uc);
+        say_bytes(fd, message + cut, sizeof message - 1 - cut);
+        ask(uc, 1);
+        say(fd, MESSAGE_3 "+OK\r\n");
+        ck_told("{1 " MESSAGE_3 "}\n[1 +OK\r\n] done 1 +\n");
+    }
+    close(fd);
+}
+END_TEST
+
 START_TEST(messages_may_settle_what_was_asked)
 {
     int fd;
@@ -1168,6 +1186,7 @@ int main(void)
         arrays_are_replies_to_who_has_not_subscribed,
         messages_among_replies_in_resp3,
         a_message_for_nobody_is_dropped,
+        a_message_is_for_whom_it_began,
         messages_may_settle_what_was_asked,
         a_reply_that_nobody_asked_for,
         all_share_one,

@@ -7,6 +7,7 @@
 
 #include "memory.h"
 #include "resp_read.h"
+#include "tls.h"
 #include "wrong.h"
 
 /* --- what is known to be so new -----------------------------------------------------------------
@@ -333,7 +334,9 @@ static void add_want(struct person *c, const struct resp_slice *argv, size_t arg
         take_effect(c, w);
     if (w->command && w->command->id == COMMAND_ID_CLIENT_REPLY)
         muted = take_reply_mode(c, w);
-    c->loose |= muted && w->command && w->command->id == COMMAND_ID_MULTI; /* was it refused? */
+    /* was it refused? */
+    c->loose |= muted && w->command && w->command->id == COMMAND_ID_MULTI;
+    c->unsure |= muted && w->command && w->command->id == COMMAND_ID_WATCH;
     if (muted || c->loose) {
         want_free(w);
         return;
@@ -353,6 +356,7 @@ void person_said(struct person *c, const char *p, size_t n)
     struct model *m = c->model;
     char error[RESP_ERROR_MAX];
     buffer_add(&c->said, p, n);
+    c->unsure |= tls_is_record(c->said.data, c->said.len); /* if it is the first that it says */
     while (c->said.len && !c->quits) {
         size_t used;
         resp_args_reset(&m->args);
@@ -707,9 +711,20 @@ static void check_confirmation(struct person *c, size_t row, struct resp_slice f
         want_free(pop(c));
 }
 
+/* What follows a MULTI or WATCH must not go on without it. */
+static bool is_end(const struct want *w, struct resp_slice frame)
+{
+    static const char refused[] = "-NEARCACHE no private connection within ";
+    return (is(w, 0, "multi") || is(w, 0, "watch")) && frame.len > sizeof refused - 1 &&
+           memcmp(frame.data, refused, sizeof refused - 1) == 0;
+}
+
 static void take_reply(struct person *c, struct resp_slice frame)
 {
     struct want *w = STAILQ_FIRST(&c->wants);
+    if (c->ended)
+        wrong("client %u is answered after a MULTI or WATCH was refused: %.*s", c->slot,
+              (int)(frame.len < 200 ? frame.len : 200), frame.data);
     if (!w && c->model->forgets && is_text(frame, "-ERR out of memory\r\n"))
         return; /* a command that was not even read */
     if (!w)
@@ -725,6 +740,7 @@ static void take_reply(struct person *c, struct resp_slice frame)
     if (w->in_multi && !c->multi_refused && !is_error(frame) && !lies(c))
         complain(c, w, frame, "not queued");
     check_reply(c, w, frame);
+    c->ended = is_end(w, frame) && !lies(c);
     bool over =
         w->command && (w->command->id == COMMAND_ID_EXEC || w->command->id == COMMAND_ID_DISCARD);
     if (over)
@@ -780,7 +796,7 @@ void person_left(struct person *c)
     const struct model *m = c->model;
     if (c->peer->gone || m->trouble || m->squeezed || c->unsure || c->loose || m->kills || lies(c))
         return;
-    if (!c->quits && !c->peer->eof)
+    if (!c->quits && !c->ended && !c->peer->eof)
         wrong("client %u is disconnected", c->slot);
     if (c->shown.len)
         wrong("client %u is left with half a reply", c->slot);

@@ -81,6 +81,7 @@ struct person {
     bool session; /* has asked for what only a connection of its own can give */
     bool unsure;  /* may be disconnected */
     bool quits;   /* has said its last */
+    bool ended;   /* has been told something after which it is told nothing, and disconnected */
 };
 
 void model_init(struct model *m, struct redis *redis, const struct command_table *commands);

@@ -812,6 +812,8 @@ static void check_replies(const struct world *w)
         wrong("a client still waits for a connection");
     for (int i = 0; i < CLIENTS; i++) {
         const struct person *c = w->clients[i];
+        if (c && c->ended && !c->peer->gone)
+            wrong("client %d is not disconnected, though its MULTI or WATCH was refused", i);
         if (c && c->n_wants && !c->loose && !c->peer->gone && !w->redis.lied)
             wrong("client %d is still owed %zu replies, the first one to %.*s", i, c->n_wants,
                   (int)STAILQ_FIRST(&c->wants)->argv[0].len, STAILQ_FIRST(&c->wants)->argv[0].data);
