@@ -21,8 +21,8 @@ struct place {
 };
 
 struct coherence {
+    struct coherence_head head; /* first */
     struct coherence_options options;
-    bool shared; /* by threads; where there is one the locks are left alone */
     unsigned bits;
     size_t n;
     struct place v[];
@@ -34,18 +34,20 @@ struct coherence {
 /* The L1's index looks at some of the hash's bits: the product's upper ones hang on all of them. */
 static inline struct place *place_of(struct coherence *c, uint64_t hash)
 {
-    return c->bits ? &c->v[(hash * 0x9e3779b97f4a7c15u) >> (64 - c->bits)] : &c->v[0];
+    if (!c->head.shared || !c->bits)
+        return &c->v[0];
+    return &c->v[(hash * 0x9e3779b97f4a7c15u) >> (64 - c->bits)];
 }
 
 static inline void enter_place(const struct coherence *c, struct place *at)
 {
-    if (c->shared)
+    if (c->head.shared)
         (void)pthread_mutex_lock(&at->lock);
 }
 
 static inline void leave_place(const struct coherence *c, struct place *at)
 {
-    if (c->shared)
+    if (c->head.shared)
         (void)pthread_mutex_unlock(&at->lock);
 }
 
@@ -95,7 +97,7 @@ struct coherence *coherence_new(const struct l1_config *l1, bool shared,
     struct coherence *c = aligned_alloc(_Alignof(struct coherence), size);
     if (!c)
         return NULL;
-    *c = (struct coherence){.options = *options, .shared = shared, .bits = bits};
+    *c = (struct coherence){.head.shared = shared, .options = *options, .bits = bits};
     for (; c->n < (size_t)1 << bits; c->n++) {
         c->v[c->n] = (struct place){0};
         if (!make_place(c, &c->v[c->n], l1)) {
@@ -142,6 +144,10 @@ void coherence_prefetch_bucket(struct coherence *c, uint64_t hash)
 
 void coherence_prefetch_entry(struct coherence *c, uint64_t hash)
 {
+    if (!c->head.shared) {
+        l1_prefetch_entry(c->v[0].l1, hash);
+        return;
+    }
     struct place *at = enter(c, hash);
     l1_prefetch_entry(at->l1, hash);
     leave_place(c, at);
@@ -221,6 +227,8 @@ void coherence_suspect(struct coherence *c)
 bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t now,
                       struct l1_hit *hit)
 {
+    if (!c->head.shared)
+        return shard_lookup(c->v[0].shard, view, now, hit);
     struct place *at = enter(c, view->hash);
     if (shard_lookup(at->shard, view, now, hit))
         return true;
@@ -238,14 +246,9 @@ bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uin
     return false;
 }
 
-void coherence_release(struct coherence *c, const struct l1_view *view)
+void coherence_unlock(struct coherence *c, uint64_t hash)
 {
-    leave_place(c, place_of(c, view->hash));
-}
-
-bool coherence_hits_may_be_borrowed(const struct coherence *c)
-{
-    return !c->shared;
+    leave_place(c, place_of(c, hash));
 }
 
 struct fill *coherence_join(struct coherence *c, const struct l1_view *view,

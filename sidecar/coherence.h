@@ -12,6 +12,10 @@
 #include "shard.h"
 
 struct coherence;
+/* How each begins, for what is inline at the end of this file. */
+struct coherence_head {
+    bool shared; /* by threads; where there is one the locks are left alone */
+};
 
 /* `l1`: of all shards together; `shared`: by threads. NULL with errno set, as l1_new does. */
 struct coherence *coherence_new(const struct l1_config *l1, bool shared,
@@ -61,10 +65,10 @@ bool coherence_lookup(struct coherence *c, const struct l1_view *view, uint64_t 
  * asked. */
 bool coherence_lookup_stale(struct coherence *c, const struct l1_view *view, uint64_t now,
                             struct l1_hit *hit);
-void coherence_release(struct coherence *c, const struct l1_view *view);
+static inline void coherence_release(struct coherence *c, const struct l1_view *view);
 /* After that a hit stays where it is until this thread inserts or clears (l1.h); false: it may go
  * at any moment. */
-bool coherence_hits_may_be_borrowed(const struct coherence *c);
+static inline bool coherence_hits_may_be_borrowed(const struct coherence *c);
 
 /* A fill of this view that is under way on the same path and whose reply has not begun: its owner
  * may answer more than one client with it, if they speak the same version of RESP (a nil differs).
@@ -117,5 +121,18 @@ bool coherence_inspect(struct coherence *c, const struct l1_view *view, uint64_t
                        struct l1_info *info);
 /* Of all shards together; fills and epochs are added to the metrics. */
 void coherence_count(struct coherence *c, struct l1_stats *stats, struct metrics *metrics);
+
+void coherence_unlock(struct coherence *c, uint64_t hash);
+
+static inline void coherence_release(struct coherence *c, const struct l1_view *view)
+{
+    if (((struct coherence_head *)c)->shared)
+        coherence_unlock(c, view->hash);
+}
+
+static inline bool coherence_hits_may_be_borrowed(const struct coherence *c)
+{
+    return !((const struct coherence_head *)c)->shared;
+}
 
 #endif
