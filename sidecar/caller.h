@@ -43,6 +43,7 @@ struct request {
     bool muted;     /* the client wants no reply: CLIENT REPLY */
     bool patient;   /* it may take any time: it blocks, or runs a script .. */
     bool blocks;    /* .. and it is the former */
+    bool sealed;    /* only +QUEUED or an error may be shown: multi.c alters the rest with EXEC */
     uint8_t effect; /* on the session, once it is answered: session.c's */
     bool select_db; /* +OK makes `db` the client's database */
     uint32_t db;

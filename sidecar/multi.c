@@ -117,16 +117,21 @@ static bool is_scoped(const struct proxy *p, const struct command *command)
 }
 
 /* Notes what its element of EXEC's reply will need. */
-static bool note_element(struct proxy *p, const struct caller *c, const struct request_plan *plan)
+/* `sealed`: what it would answer by itself is not for the client as it is. False: out of memory. */
+static bool note_element(struct proxy *p, const struct caller *c, const struct request_plan *plan,
+                         bool *sealed)
 {
     const struct command *command = plan->command;
     struct transaction *t = c->session->transaction;
     struct writes *w = transaction_writes(t);
     int64_t db;
+    *sealed = true;
     if (is_run_here(command))
         return transaction_add_local(t, plan);
-    if (command->id == COMMAND_ID_SELECT && resp_parse_int(plan->argv[1], &db))
+    if (command->id == COMMAND_ID_SELECT && resp_parse_int(plan->argv[1], &db)) {
+        *sealed = false;
         return transaction_add_select(t, (uint32_t)db);
+    }
     if (command->id == COMMAND_ID_CLIENT_TRACKING)
         return transaction_add_setting(t, plan);
     if (is_gathered(p, command))
@@ -134,8 +139,11 @@ static bool note_element(struct proxy *p, const struct caller *c, const struct r
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = w->written = true;
     struct resp_rewriter *rewriter;
-    return (!RULE_IN_FORCE(RULE_EXEC) || writes_add(p, c, w, plan)) &&
-           forward_rewriter(p, plan, &rewriter) && transaction_add(t, rewriter);
+    if ((RULE_IN_FORCE(RULE_EXEC) && !writes_add(p, c, w, plan)) ||
+        !forward_rewriter(p, plan, &rewriter))
+        return false;
+    *sealed = rewriter || is_scoped(p, command);
+    return transaction_add(t, rewriter);
 }
 
 static void append_unblock(struct proxy *p, struct chain *out, const struct request_plan *plan)
@@ -177,7 +185,7 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, uc))
         return;
     struct request *r = forward_expect(c, uc);
-    if (!r || !note_element(p, c, plan) || !upstream_expect(uc, r, REPLY_FORWARD)) {
+    if (!r || !note_element(p, c, plan, &r->sealed) || !upstream_expect(uc, r, REPLY_FORWARD)) {
         if (r)
             forward_give_up(p, r);
         lend_give_up(c); /* or EXEC would run the rest */
@@ -293,11 +301,19 @@ void multi_exec_end(struct proxy *p, struct request *r, char type, const char *e
     forward_finish(p, r, type, error);
 }
 
-/* What was sent to be queued will be run at once: SELECT, WATCH, SUBSCRIBE ... */
+/* What was sent to be queued will be run at once: SELECT, WATCH, SUBSCRIBE ... Passwords in the
+ * reply to CONFIG GET would be seen; and a MULTI among them would begin a transaction after all. */
 void multi_refused(const struct request *r)
 {
     struct caller *c = r->caller;
     c->session->pinned |= r->next != NULL;
+    for (struct request *next = r->next, *after; next; next = after) {
+        after = next->next;
+        if (next->effect == SESSION_EFFECT_NESTED)
+            lend_give_up(c);
+        if (next->sealed)
+            request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
+    }
     if (!c->in_multi)
         return;
     transaction_free(c->session->transaction);

@@ -13,7 +13,12 @@
 
 #define SCAN_COUNT                                                                                 \
     "1000" /* keys looked at per step: well under a millisecond of the server's time */
-enum { DBS_MAX = 16384 };
+enum {
+    DBS_MAX = 16384,
+    SEEN_MIN = 1024, /* slots of DBSIZE's memory .. */
+    SEEN_MAX =
+        1 << 21, /* .. which ends at a million keys, 16 MB: from there on it may count twice */
+};
 
 static const char FOREIGN[] =
     "-NEARCACHE the upstream's SCAN told a key that was not asked for\r\n";
@@ -93,6 +98,13 @@ static void run_keys(struct proxy *p, struct caller *c, struct resp_slice patter
 /* --- walks --------------------------------------------------------------------------------------
  */
 
+/* Hashes of the keys that a walk has met: SCAN may tell a key twice while the server's table
+ * shrinks. Open addressing; 0 is a free slot. */
+struct seen {
+    uint64_t *v;
+    size_t n, size; /* size: a power of two, at least twice n */
+};
+
 /* A walk over the namespace in one database after the other: SCAN, then what is done with the keys
  * found, then SCAN again, until the cursor is back at 0. */
 struct walk {
@@ -104,6 +116,7 @@ struct walk {
     char cursor[24];
     uint32_t db;
     uint64_t count;
+    struct seen seen;
     bool wrapped; /* RANDOMKEY: started somewhere, has passed 0 */
     bool flushes;
     uint32_t *dbs; /* still to be flushed */
@@ -116,6 +129,8 @@ static void walk_free(struct walk *w)
         forward_announce_all(w->proxy);
         coherence_write_all_end(w->proxy->coherence);
     }
+    budget_give(&w->proxy->loop->budget, w->seen.size * sizeof *w->seen.v);
+    free(w->seen.v);
     free(w->dbs);
     free(w);
 }
@@ -229,10 +244,56 @@ static struct walk *walk_new(struct proxy *p, struct caller *c)
 /* --- DBSIZE -------------------------------------------------------------------------------------
  */
 
+static uint64_t *slot_of(const struct seen *s, uint64_t hash)
+{
+    size_t i = hash & (s->size - 1);
+    while (s->v[i] && s->v[i] != hash)
+        i = (i + 1) & (s->size - 1);
+    return &s->v[i];
+}
+
+/* False: there are too many, or is no memory for it; what is there stays. */
+static bool grow_seen(struct seen *s, struct budget *budget)
+{
+    struct seen more = {.n = s->n, .size = s->size ? 2 * s->size : SEEN_MIN};
+    if (more.size > SEEN_MAX || budget_is_tight(budget))
+        return false;
+    more.v = calloc(more.size, sizeof *more.v);
+    if (!more.v)
+        return false;
+    budget_take(budget, (more.size - s->size) * sizeof *more.v);
+    for (size_t i = 0; i < s->size; i++)
+        if (s->v[i])
+            *slot_of(&more, s->v[i]) = s->v[i];
+    free(s->v);
+    *s = more;
+    return true;
+}
+
+/* True, too, where there is no more room to remember it. */
+static bool is_first_sight(struct walk *w, struct resp_slice key)
+{
+    struct seen *s = &w->seen;
+    uint64_t hash = coherence_hash(w->proxy->coherence, key.data, key.len) | 1;
+    if (2 * s->n >= s->size && !grow_seen(s, &w->proxy->loop->budget))
+        return !s->size || *slot_of(s, hash) != hash;
+    uint64_t *slot = slot_of(s, hash);
+    bool first = *slot != hash;
+    *slot = hash;
+    s->n += first;
+    return first;
+}
+
 static void count_keys(struct walk *w, struct resp_reader keys, size_t n)
 {
-    (void)keys;
-    w->count += n;
+    for (size_t i = 0; i < n; i++) {
+        struct resp_slice key;
+        if (!resp_read_bulk(&keys, &key)) {
+            walk_fail(w, FOREIGN);
+            return;
+        }
+        w->count += is_first_sight(w, key);
+    }
     walk_on(w);
 }
 

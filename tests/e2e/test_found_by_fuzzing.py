@@ -84,6 +84,33 @@ def test_what_is_sent_behind_a_refused_multi_is_run_at_once_and_by_nobody_else(r
     assert server.client(db=3).keys() == [b"demo:mine"]
 
 
+def test_what_is_altered_on_its_way_is_not_shown_behind_a_refused_multi(redis_server, nearcache):
+    server = redis_server("--maxmemory-policy", "allkeys-lru", "--masterauth", "hush")
+    near = nearcache(upstream=server)
+    server.client().acl_setuser("default", enabled=True, commands=["-multi"])
+    server.client().set("demo:k", 1)
+    wire = near.wire()
+    wire.send(encode("MULTI") + encode("CONFIG", "GET", "masterauth") + encode("GET", "k") +
+              encode("KEYS", "*") + encode("CLIENT", "ID") + encode("RANDOMKEY"))
+    replies = [wire.reply() for _ in range(6)]
+    assert replies.pop(2) == b"1" and str(replies.pop(0)).startswith("NOPERM")
+    assert {str(reply) for reply in replies} == {"NEARCACHE not queued, because MULTI was refused"}
+    assert wire.call("PING") == "PONG"
+
+
+def test_a_multi_behind_a_refused_one_ends_its_client(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    wire = near.wire()
+    server.pause()
+    wire.send(encode("MULTI") + encode("MULTI") + encode("SET", "k", 1))
+    with near.wire() as other:
+        wait_until(lambda: int(stats(other)[b"upstream_pending"]) >= 1)
+    server.resume()
+    assert wire.reply() == "OK" and str(wire.reply()).startswith("ERR MULTI calls can not be nested")
+    assert wire.reply() == "QUEUED" and wire.call("EXEC") == ["OK"]
+
+
 # --- CLIENT TRACKING ON REDIRECT --------------------------------------------------------------------
 
 

@@ -1,11 +1,12 @@
 """Every key that a client names lies in its service's namespace, whatever the command."""
 import socket
+import socketserver
 import threading
 
 import pytest
 import redis as redis_py
 
-from conftest import wait_until
+from conftest import encode, wait_until
 
 # Commands that read or write `other:secret` if it gets through, in every position that a key can have.
 SECRET = "other:secret"
@@ -133,6 +134,33 @@ def test_sort_by_and_get_stay_inside(both):
     assert near.sort("list", by="w:*", get=["o:*", "#"]) == [b"two", b"2", b"one", b"1"]
     assert near.sort("list", store="sorted", desc=True) == 2
     assert direct.lrange("user-service:sorted", 0, -1) == [b"2", b"1"]
+
+
+class Repeats(socketserver.StreamRequestHandler):
+    """A server whose SCAN tells a key twice, as Redis' does while its table shrinks."""
+    steps = {b"0": (b"7", [b"demo:a", b"demo:b"]), b"7": (b"0", [b"demo:b", b"demo:c"])}
+
+    def bulk(self):
+        return self.rfile.read(int(self.rfile.readline()[1:]) + 2)[:-2]
+
+    def handle(self):
+        while line := self.rfile.readline():
+            argv = [self.bulk() for _ in range(int(line[1:]))]
+            if argv[0] != b"SCAN":
+                self.wfile.write(b"+OK\r\n")
+                continue
+            cursor, keys = self.steps[argv[1]]
+            self.wfile.write(encode(cursor).replace(b"*1", b"*2", 1) + encode(*keys))
+
+
+def test_dbsize_counts_a_key_once(nearcache):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Repeats) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        near = nearcache(upstream=f"redis://127.0.0.1:{server.server_address[1]}")
+        assert near.wire().call("DBSIZE") == 3
+        near.stop()
+        server.shutdown()
 
 
 def test_keys_and_scan_see_this_namespace_only(both):
