@@ -58,13 +58,21 @@ static inline struct place *enter(struct coherence *c, uint64_t hash)
     return at;
 }
 
-/* The statement for every shard in turn. */
-#define IN_EACH_SHARD(c, at, statement)                                                            \
-    for (struct place *at = (c)->v; at < (c)->v + (c)->n; at++) {                                  \
-        enter_place(c, at);                                                                        \
-        statement;                                                                                 \
-        leave_place(c, at);                                                                        \
-    }
+/* Enters every shard in turn: for (at = first(c); at; at = next(c, at)). */
+static struct place *first(struct coherence *c)
+{
+    enter_place(c, c->v);
+    return c->v;
+}
+
+static struct place *next(struct coherence *c, struct place *at)
+{
+    leave_place(c, at);
+    if (++at == c->v + c->n)
+        return NULL;
+    enter_place(c, at);
+    return at;
+}
 
 /* --- life ---------------------------------------------------------------------------------------
  */
@@ -158,17 +166,20 @@ void coherence_prefetch_entry(struct coherence *c, uint64_t hash)
 
 void coherence_link_up(struct coherence *c, uint64_t proven)
 {
-    IN_EACH_SHARD(c, at, shard_link_up(at->shard, proven))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_link_up(at->shard, proven);
 }
 
 void coherence_link_down(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_link_down(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_link_down(at->shard);
 }
 
 void coherence_renew(struct coherence *c, uint64_t proven)
 {
-    IN_EACH_SHARD(c, at, shard_renew(at->shard, proven))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_renew(at->shard, proven);
 }
 
 bool coherence_serving(struct coherence *c, uint64_t now)
@@ -207,18 +218,21 @@ void coherence_kill_key(struct coherence *c, const char *key, size_t len)
 size_t coherence_kill_prefix(struct coherence *c, const char *prefix, size_t len)
 {
     size_t n = 0;
-    IN_EACH_SHARD(c, at, n += shard_kill_prefix(at->shard, prefix, len))
+    for (struct place *at = first(c); at; at = next(c, at))
+        n += shard_kill_prefix(at->shard, prefix, len);
     return n;
 }
 
 void coherence_new_epoch(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_new_epoch(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_new_epoch(at->shard);
 }
 
 void coherence_suspect(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_suspect(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_suspect(at->shard);
 }
 
 /* --- reads --------------------------------------------------------------------------------------
@@ -336,22 +350,26 @@ void coherence_write_end(struct coherence *c, uint64_t hash)
 
 void coherence_write_all_begin(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_write_all_begin(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_write_all_begin(at->shard);
 }
 
 void coherence_write_all_end(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_write_all_end(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_write_all_end(at->shard);
 }
 
 void coherence_hold_fills(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_hold_fills(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_hold_fills(at->shard);
 }
 
 void coherence_release_fills(struct coherence *c)
 {
-    IN_EACH_SHARD(c, at, shard_release_fills(at->shard))
+    for (struct place *at = first(c); at; at = next(c, at))
+        shard_release_fills(at->shard);
 }
 
 /* --- what there is ------------------------------------------------------------------------------
@@ -399,12 +417,10 @@ static void add_counts(struct metrics *m, const struct coherence_counts *n, bool
 void coherence_count(struct coherence *c, struct l1_stats *stats, struct metrics *metrics)
 {
     *stats = (struct l1_stats){0};
-    for (struct place *at = c->v; at < c->v + c->n; at++) {
+    for (struct place *at = first(c); at; at = next(c, at)) {
         struct l1_stats some;
-        enter_place(c, at);
         l1_get_stats(at->l1, &some);
         add_stats(stats, &some);
         add_counts(metrics, shard_counts(at->shard), at == c->v);
-        leave_place(c, at);
     }
 }

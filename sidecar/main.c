@@ -66,8 +66,9 @@ struct worker {
     struct listener **listeners;
     size_t n_listeners;
     struct event *tick;
-    uint64_t listen_until; /* while draining: 0: not any more */
-    uint64_t next_trim;
+    uint64_t listen_until;               /* while draining: 0: not any more */
+    uint64_t next_trim, commands_before; /* that */
+    bool untrimmed;                      /* commands have been run since the last one */
 };
 
 static const char *first_label(const struct app *a)
@@ -146,16 +147,21 @@ static void drain(struct worker *w, uint64_t now)
         loop_stop(&w->loop);
 }
 
-/* After a burst: what the allocator keeps for the next one is the machine's again. */
+/* After a burst, and when no commands come any more: what the allocator keeps for more of them is
+ * the machine's again. */
 static void trim(struct worker *w, uint64_t now)
 {
     struct budget *b = &w->loop.budget;
     if (now < w->next_trim)
         return;
+    bool rests = w->metrics.commands == w->commands_before;
     w->next_trim = now + TRIM_EVERY;
-    if (b->peak_since_trim < b->used + TRIM_FROM)
+    w->commands_before = w->metrics.commands;
+    w->untrimmed |= !rests;
+    if (b->peak_since_trim < budget_used(b) + TRIM_FROM && !(rests && w->untrimmed))
         return;
-    b->peak_since_trim = b->used;
+    w->untrimmed = false;
+    b->peak_since_trim = budget_used(b);
     (void)malloc_trim(0);
 }
 
