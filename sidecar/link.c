@@ -10,6 +10,7 @@
 
 #include "backoff.h"
 #include "notice.h"
+#include "resp_read.h"
 
 #define TRACKING_CHANNEL "__redis__:invalidate"
 enum {
@@ -39,7 +40,9 @@ struct link {
     struct metrics *metrics;
     _Atomic uint8_t state; /* others may look at this one .. */
     struct conn *conn;
-    redisReader *reader;
+    redisReader *reader;       /* until it subscribes; then .. */
+    struct resp_framer framer; /* .. of the reply at hand .. */
+    size_t framed;             /* .. so many bytes have been framed */
     uint8_t steps[STEPS_MAX];
     unsigned first_step, n_steps;
     unsigned acks_owed;    /* of SUBSCRIBE */
@@ -432,55 +435,63 @@ static void kill_prefix(void *ctx, struct resp_slice prefix)
     l->metrics->invalidations += coherence_kill_prefix(l->coherence, prefix.data, prefix.len);
 }
 
-static void malformed(struct link *l, const char *channel, const char *why)
+static void malformed(struct link *l, struct resp_slice channel, const char *why)
 {
-    char count[24];
+    char count[24], name[64];
     l->metrics->events_malformed++;
-    if (log_limit_pass(&l->malformed, loop_now(l->loop), 1000))
-        log_write(l->log, LOG_WARN, "event_malformed", "channel", channel, "why", why, "total",
-                  log_number(count, l->metrics->events_malformed), NULL);
+    if (!log_limit_pass(&l->malformed, loop_now(l->loop), 1000))
+        return;
+    snprintf(name, sizeof name, "%.*s", (int)channel.len, channel.data);
+    log_write(l->log, LOG_WARN, "event_malformed", "channel", name, "why", why, "total",
+              log_number(count, l->metrics->events_malformed), NULL);
 }
 
-static struct resp_slice slice_of(const redisReply *r)
+static bool is_nil(const struct resp_reader *r)
 {
-    return (struct resp_slice){r->str, r->len};
+    size_t n = (size_t)(r->end - r->p);
+    return n >= 5 && (memcmp(r->p, "*-1\r\n", 5) == 0 || memcmp(r->p, "$-1\r\n", 5) == 0);
+}
+
+/* What can't be read may have been about any key. */
+static void kill_keys(struct link *l, struct resp_reader *r, size_t n)
+{
+    struct resp_slice full, name;
+    for (; n > 0 && resp_read_bulk(r, &full); n--)
+        if (namespace_strip(l->options.ns, full, &name))
+            kill_key(l, name);
+    if (n > 0)
+        coherence_new_epoch(l->coherence);
 }
 
 /* Only an array of keys or nil comes from the server; a bulk string is somebody's PUBLISH. */
-static void tracking_message(struct link *l, const redisReply *r)
+static void tracking_message(struct link *l, struct resp_slice channel, struct resp_reader r)
 {
-    bool fooled = r->type == REDIS_REPLY_STRING && !RULE_IN_FORCE(RULE_FORGED_MESSAGE);
-    if (r->type == REDIS_REPLY_NIL || fooled) {
+    size_t n;
+    struct resp_slice forged;
+    if (is_nil(&r) || (!RULE_IN_FORCE(RULE_FORGED_MESSAGE) && resp_read_bulk(&r, &forged))) {
         if (RULE_IN_FORCE(RULE_NIL_MESSAGE))
             coherence_new_epoch(l->coherence);
-        return;
-    }
-    if (r->type != REDIS_REPLY_ARRAY) {
-        malformed(l, TRACKING_CHANNEL, "published by a client");
-        return;
-    }
-    for (size_t i = 0; i < r->elements; i++) {
-        struct resp_slice name;
-        if (r->element[i]->type == REDIS_REPLY_STRING &&
-            namespace_strip(l->options.ns, slice_of(r->element[i]), &name))
-            kill_key(l, name);
+    } else if (resp_read_array(&r, &n)) {
+        kill_keys(l, &r, n);
+    } else {
+        malformed(l, channel, "published by a client");
     }
 }
 
-static void message(struct link *l, const redisReply *channel, const redisReply *payload)
+static void message(struct link *l, struct resp_slice channel, struct resp_reader r)
 {
-    if (text_is(channel, TRACKING_CHANNEL)) {
-        tracking_message(l, payload);
+    struct resp_slice payload;
+    if (resp_slice_is(channel, TRACKING_CHANNEL)) {
+        tracking_message(l, channel, r);
         return;
     }
-    if (!is_text(payload))
+    if (!resp_read_bulk(&r, &payload))
         return;
     const struct notice_sink sink = {.key = kill_key, .prefix = kill_prefix, .ctx = l};
-    switch (notice_read(l->options.ns, l->options.service, l->options.origin, slice_of(channel),
-                        slice_of(payload), &sink)) {
+    switch (notice_read(l->options.ns, l->options.service, l->options.origin, channel, payload,
+                        &sink)) {
     case NOTICE_MALFORMED:
-        malformed(l, channel->str,
-                  "not a JSON object with the strings service and key (or prefix)");
+        malformed(l, channel, "not a JSON object with the strings service and key (or prefix)");
         break;
     case NOTICE_FOREIGN:
         l->metrics->events_foreign++;
@@ -524,11 +535,11 @@ static uint64_t proven(const struct link *l)
 }
 
 /* Another nonce, -BUSY or anything else renews nothing. */
-static void pong(struct link *l, const redisReply *nonce)
+static void pong(struct link *l, struct resp_slice nonce)
 {
     char expected[32];
     snprintf(expected, sizeof expected, "%llu", (unsigned long long)l->nonce);
-    if (!text_is(nonce, expected))
+    if (!resp_slice_is(nonce, expected))
         return;
     l->nonce = 0;
     l->answered = loop_now(l->loop);
@@ -541,42 +552,73 @@ static void pong(struct link *l, const redisReply *nonce)
         fail(l, "the server did not acknowledge the subscriptions");
 }
 
-static void subscriber_reply(struct link *l, const redisReply *r)
+/* The subscription is refused, or the PING met -BUSY. */
+static void no_message(struct link *l, const char *p, size_t n)
 {
-    if (r->type != REDIS_REPLY_ARRAY || r->elements < 2) {
-        /* An error: the subscription is refused, or the PING met -BUSY. */
-        if (l->state == LINK_SUBSCRIBING)
-            fail(l, r->type == REDIS_REPLY_ERROR ? r->str : "unexpected reply");
-        else
-            l->nonce = 0;
-        if (!RULE_IN_FORCE(RULE_BUSY_IS_NO_PROOF))
-            coherence_renew(l->coherence, l->ping_sent);
+    char why[TEXT_MAX];
+    snprintf(why, sizeof why, "%.*s", (int)(n > 0 ? n - 1 : 0), p + 1);
+    if (l->state == LINK_SUBSCRIBING)
+        fail(l, *p == '-' ? why : "unexpected reply");
+    else
+        l->nonce = 0;
+    if (!RULE_IN_FORCE(RULE_BUSY_IS_NO_PROOF))
+        coherence_renew(l->coherence, l->ping_sent);
+}
+
+/* One whole reply. */
+static void subscriber_reply(struct link *l, const char *p, size_t n)
+{
+    struct resp_reader r = {p, p + n};
+    struct resp_slice kind, subject;
+    size_t elements;
+    if (!resp_read_array(&r, &elements) || elements < 2) {
+        no_message(l, p, n);
         return;
     }
-    if (text_is(r->element[0], "message") && r->elements == 3)
-        message(l, r->element[1], r->element[2]);
-    else if (text_is(r->element[0], "pong"))
-        pong(l, r->element[1]);
-    else if (text_is(r->element[0], "subscribe") && l->acks_owed > 0)
+    if (!resp_read_bulk(&r, &kind) || !resp_read_bulk(&r, &subject))
+        return;
+    if (resp_slice_is(kind, "message") && elements == 3)
+        message(l, subject, r);
+    else if (resp_slice_is(kind, "pong"))
+        pong(l, subject);
+    else if (resp_slice_is(kind, "subscribe") && l->acks_owed > 0)
         l->acks_owed--;
 }
 
 /* --- the connection -----------------------------------------------------------------------------
  */
 
-static size_t on_bytes(void *ctx, const char *p, size_t n)
+/* Messages come all the time, and are read where they lie; a long one is framed as it comes. */
+static size_t take_messages(struct link *l, const char *p, size_t n)
 {
-    struct link *l = ctx;
     struct conn *conn = l->conn;
-    for (size_t i = 0; i < l->options.n_upstreams; i++)
-        upstream_note_alive(l->options.upstreams[i], loop_now(l->loop));
-    if (l->state == LINK_ASKING && tls_is_record(p, n)) {
-        fail(l, "it speaks TLS: use rediss:// instead of redis://");
-        return n;
+    size_t at = 0, used;
+    for (;;) {
+        enum resp_status status =
+            resp_frame(&l->framer, p + at + l->framed, n - at - l->framed, &used);
+        if (status == RESP_BAD) {
+            fail(l, "what the server sends is no RESP");
+            return n;
+        }
+        l->framed += used;
+        if (status == RESP_MORE)
+            return at;
+        size_t len = l->framed;
+        l->framed = 0;
+        subscriber_reply(l, p + at, len);
+        if (l->conn != conn)
+            return n;
+        at += len;
     }
+}
+
+/* What comes once, with hiredis. */
+static void take_answers(struct link *l, const char *p, size_t n)
+{
+    const struct conn *conn = l->conn;
     if (redisReaderFeed(l->reader, p, n) != REDIS_OK) {
         fail(l, "out of memory");
-        return n;
+        return;
     }
     while (l->conn == conn) {
         void *reply = NULL;
@@ -586,12 +628,26 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
         }
         if (!reply)
             break;
-        if (l->state >= LINK_SUBSCRIBING)
-            subscriber_reply(l, reply);
-        else
+        if (l->state < LINK_SUBSCRIBING)
             step_reply(l, reply);
+        else
+            fail(l, "unexpected reply"); /* it has not been asked yet */
         freeReplyObject(reply);
     }
+}
+
+static size_t on_bytes(void *ctx, const char *p, size_t n)
+{
+    struct link *l = ctx;
+    for (size_t i = 0; i < l->options.n_upstreams; i++)
+        upstream_note_alive(l->options.upstreams[i], loop_now(l->loop));
+    if (l->state == LINK_ASKING && tls_is_record(p, n)) {
+        fail(l, "it speaks TLS: use rediss:// instead of redis://");
+        return n;
+    }
+    if (l->state >= LINK_SUBSCRIBING)
+        return take_messages(l, p, n);
+    take_answers(l, p, n);
     return n;
 }
 
@@ -627,6 +683,8 @@ static void start(struct link *l, uint64_t now)
     const struct upstream_address *a = l->options.address;
     set_state(l, LINK_CONNECTING);
     l->first_step = l->n_steps = 0;
+    l->framer = (struct resp_framer){0};
+    l->framed = 0;
     l->tracking = false;
     l->deadline = now + l->options.connect_timeout;
     l->answered = now;
