@@ -311,7 +311,7 @@ void multi_refused(const struct request *r)
         after = next->next;
         if (next->effect == SESSION_EFFECT_NESTED)
             lend_give_up(c);
-        if (next->sealed)
+        if (next->sealed && !next->begun) /* else it has been refused here */
             request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
     }
     if (!c->in_multi)
