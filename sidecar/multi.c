@@ -301,16 +301,29 @@ void multi_exec_end(struct proxy *p, struct request *r, char type, const char *e
     forward_finish(p, r, type, error);
 }
 
+/* A second MULTI behind the one that was refused begins a transaction after all, of which nothing
+ * is known here: what would be shown then can't be told. */
+static bool is_followed_by_another(const struct request *r)
+{
+    for (const struct request *next = r->next; next; next = next->next)
+        if (next->effect == SESSION_EFFECT_NESTED)
+            return true;
+    return false;
+}
+
 /* What was sent to be queued will be run at once: SELECT, WATCH, SUBSCRIBE ... Passwords in the
- * reply to CONFIG GET would be seen; and a MULTI among them would begin a transaction after all. */
+ * reply to CONFIG GET would be seen. */
 void multi_refused(const struct request *r)
 {
     struct caller *c = r->caller;
     c->session->pinned |= r->next != NULL;
+    if (is_followed_by_another(r)) {
+        c->kill = true;
+        c->progress(c);
+        return;
+    }
     for (struct request *next = r->next, *after; next; next = after) {
         after = next->next;
-        if (next->effect == SESSION_EFFECT_NESTED)
-            lend_give_up(c);
         if (next->sealed && !next->begun) /* else it has been refused here */
             request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
     }

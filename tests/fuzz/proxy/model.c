@@ -791,12 +791,22 @@ void person_read(struct person *c)
     }
 }
 
+/* If the first is refused, the second ends its client. */
+static bool asks_for_multi_twice(const struct person *c)
+{
+    const struct want *w;
+    unsigned n = 0;
+    STAILQ_FOREACH(w, &c->wants, entry)
+    n += w->command && w->command->id == COMMAND_ID_MULTI;
+    return n > 1;
+}
+
 void person_left(struct person *c)
 {
     const struct model *m = c->model;
     if (c->peer->gone || m->trouble || m->squeezed || c->unsure || c->loose || m->kills || lies(c))
         return;
-    if (!c->quits && !c->ended && !c->peer->eof)
+    if (!c->quits && !c->ended && !c->peer->eof && !asks_for_multi_twice(c))
         wrong("client %u is disconnected", c->slot);
     if (c->shown.len)
         wrong("client %u is left with half a reply", c->slot);
