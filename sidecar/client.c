@@ -40,7 +40,6 @@ struct client {
     bool waits_for_all; /* .. which is all of it */
     struct proxy *proxy;
     struct resp_request parser;
-    struct resp_args args;
     struct loop_job grave;
 };
 
@@ -57,7 +56,6 @@ static struct client *client_of(void *arg)
 static void destroy(struct loop_job *job)
 {
     struct client *cl = (struct client *)((char *)job - offsetof(struct client, grave));
-    resp_args_free(&cl->args);
     cl->magic = cl->caller.magic = 0;
     free(cl);
 }
@@ -121,11 +119,11 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
     size_t at = 0;
     b->n = 0;
     b->most = limits.authenticated ? BATCH : 1; /* AUTH changes the limits of what follows */
-    resp_args_reset(&cl->args);
+    resp_args_reset(&cl->proxy->args);
     while (b->n < b->most && at < n) {
-        size_t used = 0, before = cl->args.n;
-        enum resp_status status =
-            resp_request_parse(&cl->parser, &limits, p + at, n - at, &cl->args, &used, error);
+        size_t used = 0, before = cl->proxy->args.n;
+        enum resp_status status = resp_request_parse(&cl->parser, &limits, p + at, n - at,
+                                                     &cl->proxy->args, &used, error);
         if (status == RESP_BAD)
             return false;
         if (status == RESP_MORE) {
@@ -134,7 +132,7 @@ static bool find_commands(struct client *cl, struct batch *b, const char *p, siz
         }
         at += used;
         b->first_arg[b->n] = before;
-        b->argc[b->n] = cl->args.n - before;
+        b->argc[b->n] = cl->proxy->args.n - before;
         b->end[b->n++] = at;
     }
     return true;
@@ -157,7 +155,7 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
     struct request_plan plans[BATCH];
     struct proxy *p = cl->proxy;
     for (size_t i = 0; i < b->n; i++) {
-        plans[i].argv = b->argc[i] ? cl->args.v + b->first_arg[i] : NULL;
+        plans[i].argv = b->argc[i] ? cl->proxy->args.v + b->first_arg[i] : NULL;
         plans[i].argc = b->argc[i];
         plans[i].text = text + (i ? b->end[i - 1] : 0);
         if (*plans[i].text != '*')
@@ -243,6 +241,7 @@ static void handshake_failed(struct client *cl, const char *why)
 static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct client *cl = client_of(ctx);
+    assert(cl->proxy->args.n == 0); /* one batch at a time */
     if (!cl->caller.last_command && tls_is_record(p, n)) {
         handshake_failed(cl, "the client speaks TLS at a port that does not; give the address to "
                              "listen at as tls:host:port");
@@ -251,7 +250,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     }
     cl->caller.active = loop_now(cl->proxy->loop);
     size_t taken = cl->held ? 0 : take(cl, p, n);
-    resp_args_reset(&cl->args);
+    resp_args_reset(&cl->proxy->args);
     if (cl->closed)
         return n;
     if (!cl->caller.kill)

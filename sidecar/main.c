@@ -66,9 +66,9 @@ struct worker {
     struct listener **listeners;
     size_t n_listeners;
     struct event *tick;
-    uint64_t listen_until;               /* while draining: 0: not any more */
-    uint64_t next_trim, commands_before; /* that */
-    bool untrimmed;                      /* commands have been run since the last one */
+    uint64_t listen_until;           /* while draining: 0: not any more */
+    uint64_t next_trim, done_before; /* that */
+    bool untrimmed;                  /* something has been done since the last one */
 };
 
 static const char *first_label(const struct app *a)
@@ -147,6 +147,12 @@ static void drain(struct worker *w, uint64_t now)
         loop_stop(&w->loop);
 }
 
+/* Commands that were run, and clients that have left. */
+static uint64_t done_by(const struct worker *w)
+{
+    return w->metrics.commands + w->metrics.connections_received - w->proxy.n_callers;
+}
+
 /* After a burst, and when no commands come any more: what the allocator keeps for more of them is
  * the machine's again. */
 static void trim(struct worker *w, uint64_t now)
@@ -154,9 +160,10 @@ static void trim(struct worker *w, uint64_t now)
     struct budget *b = &w->loop.budget;
     if (now < w->next_trim)
         return;
-    bool rests = w->metrics.commands == w->commands_before;
+    uint64_t done = done_by(w);
+    bool rests = done == w->done_before;
     w->next_trim = now + TRIM_EVERY;
-    w->commands_before = w->metrics.commands;
+    w->done_before = done;
     w->untrimmed |= !rests;
     if (b->peak_since_trim < budget_used(b) + TRIM_FROM && !(rests && w->untrimmed))
         return;
@@ -800,6 +807,7 @@ static void tear_down_worker(struct worker *w)
     upstream_free(p->upstream);
     announce_free(p->announce);
     command_keys_free(&p->keys);
+    resp_args_free(&p->args);
     (void)identity_set_password(p, NULL);
     if (w->tick)
         event_free(w->tick);

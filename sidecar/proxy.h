@@ -60,6 +60,7 @@ struct proxy {
     LIST_HEAD(, outgoing) outgoing; /* commands that are being written bit by bit; outgoing.c's */
 
     struct command_keys keys; /* scratch of one request's key list */
+    struct resp_args args;    /* scratch of the batch at hand; client.c's */
 };
 
 /* Which of several shared connections is a client's. */

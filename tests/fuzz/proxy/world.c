@@ -183,6 +183,7 @@ static void tear_down_proxy(struct world *w)
     workers_free(w->crew.workers);
     command_table_free(p->commands);
     command_keys_free(&p->keys);
+    resp_args_free(&p->args);
     log_free(p->log);
     namespace_free(&w->ns);
     upstream_address_free(&w->address);
