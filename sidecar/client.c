@@ -57,7 +57,7 @@ static void destroy(struct loop_job *job)
 {
     struct client *cl = (struct client *)((char *)job - offsetof(struct client, grave));
     cl->magic = cl->caller.magic = 0;
-    free(cl);
+    slabs_give(&cl->proxy->loop->clients, cl);
 }
 
 static void client_close(struct client *cl)
@@ -323,7 +323,7 @@ static void refuse(struct proxy *p, evutil_socket_t fd, const char *error)
 
 static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *tls)
 {
-    struct client *cl = calloc(1, sizeof *cl);
+    struct client *cl = slabs_take(&p->loop->clients, sizeof *cl);
     if (!cl) {
         close(fd);
         return;
@@ -339,7 +339,7 @@ static void client_new(struct proxy *p, evutil_socket_t fd, struct tls_context *
     c->created = c->active = loop_now(p->loop);
     c->conn = conn_accept(p->loop, fd, tls, &conn_callbacks, cl);
     if (!c->conn) {
-        free(cl);
+        slabs_give(&p->loop->clients, cl);
         return;
     }
     conn_limit_input(c->conn, p->config->client_max_query);

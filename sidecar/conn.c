@@ -117,7 +117,7 @@ static void destroy(struct loop_job *job)
     free(c->attempt); /* the same holds for this */
     block_drop(c->in.block);
     c->magic = 0;
-    free(c);
+    slabs_give(&c->loop->conns, c);
 }
 
 static void close_secure(struct secure *s)
@@ -347,6 +347,22 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 }
 
 /* Has the events pending that TLS needs now. */
+static void on_writable(evutil_socket_t fd, short what, void *arg);
+
+/* The event is made when it is wanted for the first time: most connections never do. */
+static void watch_writable(struct conn *c, bool wanted)
+{
+    if (!wanted) {
+        if (c->writing)
+            event_del(c->writing);
+        return;
+    }
+    if (!c->writing)
+        c->writing = event_new(c->loop->base, c->fd, EV_WRITE | EV_PERSIST, on_writable, c);
+    if (!c->writing || event_add(c->writing, NULL) != 0)
+        broken(c, "out of memory");
+}
+
 static void await_secure(struct conn *c)
 {
     struct secure *s = c->secure;
@@ -361,7 +377,7 @@ static void await_secure(struct conn *c)
     if (changed & EV_READ)
         (void)(wanted & EV_READ ? event_add(c->reading, NULL) : event_del(c->reading));
     if (changed & EV_WRITE)
-        (void)(wanted & EV_WRITE ? event_add(c->writing, NULL) : event_del(c->writing));
+        watch_writable(c, wanted & EV_WRITE);
 }
 
 void conn_pause(struct conn *c)
@@ -434,10 +450,8 @@ static void await_writable(struct conn *c, bool wanted)
     c->want_write = wanted;
     if (c->secure)
         await_secure(c);
-    else if (wanted)
-        event_add(c->writing, NULL);
     else
-        event_del(c->writing);
+        watch_writable(c, wanted);
 }
 
 static void send_secure(struct conn *c, const struct iovec *iov, int pieces)
@@ -624,7 +638,7 @@ static void begin_secure(struct conn *c)
 static struct conn *conn_new(struct loop *loop, evutil_socket_t fd, enum conn_state state,
                              const struct conn_callbacks *callbacks, void *ctx)
 {
-    struct conn *c = calloc(1, sizeof *c);
+    struct conn *c = slabs_take(&loop->conns, sizeof *c);
     if (!c)
         return NULL;
     c->magic = CONN_MAGIC;
@@ -656,13 +670,6 @@ static void notice_absence(evutil_socket_t fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof unacknowledged);
 }
 
-static bool make_events(struct conn *c)
-{
-    c->reading = event_new(c->loop->base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
-    c->writing = event_new(c->loop->base, c->fd, EV_WRITE | EV_PERSIST, on_writable, c);
-    return c->reading && c->writing;
-}
-
 struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
                          const struct conn_callbacks *callbacks, void *ctx)
 {
@@ -672,7 +679,8 @@ struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_conte
         return NULL;
     }
     tune_socket(fd);
-    bool ok = make_events(c) && (tls ? make_secure(c, tls) : event_add(c->reading, NULL) == 0);
+    c->reading = event_new(loop->base, fd, EV_READ | EV_PERSIST, on_readable, c);
+    bool ok = c->reading && (tls ? make_secure(c, tls) : event_add(c->reading, NULL) == 0);
     if (!ok) {
         conn_close(c);
         return NULL;
@@ -718,12 +726,10 @@ static void on_connected(evutil_socket_t fd, short what, void *arg)
         attempt_failed(c, strerror(error));
         return;
     }
-    event_free(c->writing);
-    c->writing = event_new(c->loop->base, fd, EV_WRITE | EV_PERSIST, on_writable, c);
+    event_free(c->writing); /* another one when there is need of it */
+    c->writing = NULL;
     c->attempt->next = NULL; /* this is the one */
-    if (!c->writing)
-        broken(c, "out of memory");
-    else if (c->secure)
+    if (c->secure)
         begin_secure(c);
     else
         opened(c);

@@ -13,6 +13,7 @@
 #include <sys/queue.h>
 
 #include "chain.h"
+#include "slabs.h"
 #include "spares.h"
 
 struct evdns_base;
@@ -34,10 +35,11 @@ struct loop {
     int64_t dns_made_of;    /* .. of these files: when the newest was changed, ns */
     struct budget budget;   /* of all buffers; its limit is the owner's to set */
     struct chunk_pool pool;
-    struct spares requests; /* caller.c's */
-    char *read_buffer;      /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
-    struct loop_jobs soon;  /* flushes and resumed input: run until there are none left */
-    struct loop_jobs later; /* run in the next turn, by this event */
+    struct spares requests;      /* caller.c's */
+    struct slabs conns, clients; /* conn.c's, client.c's */
+    char *read_buffer;           /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
+    struct loop_jobs soon;       /* flushes and resumed input: run until there are none left */
+    struct loop_jobs later;      /* run in the next turn, by this event */
     struct event *turn;
     struct loop_jobs burial; /* frees: run last */
     uint64_t now;
