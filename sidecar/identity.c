@@ -17,18 +17,20 @@
 
 bool identity_auth_required(const struct proxy *p)
 {
-    return p->auth_password != NULL;
+    return p->crew->auth_password != NULL;
 }
 
-bool identity_set_password(struct proxy *p, char *password)
+bool identity_set_password(struct crew *crew, char *password)
 {
-    char *old = p->auth_password;
+    char *old = crew->auth_password;
     bool other = !old || !password ? old != password : strcmp(old, password) != 0;
-    struct caller *c;
-    p->auth_password = password;
+    crew->auth_password = password;
     identity_forget(old);
-    TAILQ_FOREACH(c, &p->callers, entry)
-    c->authenticated |= !password;
+    for (size_t i = 0; i < crew->n && !password; i++) {
+        struct caller *c;
+        TAILQ_FOREACH(c, &crew->v[i]->callers, entry)
+        c->authenticated = true;
+    }
     return other;
 }
 
@@ -41,12 +43,13 @@ void identity_forget(char *password)
 
 static const char *password_of(const struct proxy *p)
 {
-    return p->auth_password ? p->auth_password : p->address->password;
+    const char *own = p->crew->auth_password;
+    return own ? own : p->address->password;
 }
 
 const char *identity_user(const struct proxy *p)
 {
-    const char *user = p->auth_password ? p->config->auth_user : p->address->user;
+    const char *user = p->crew->auth_password ? p->config->auth_user : p->address->user;
     return user ? user : "default";
 }
 

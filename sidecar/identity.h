@@ -11,8 +11,8 @@
 
 /* Takes the password that clients must give from now on, or NULL: none. Those that have given
  * another stay; where none is wanted any more all may do what they like. True: it is another than
- * before. */
-bool identity_set_password(struct proxy *p, char *password);
+ * before. While the other workers stand still. */
+bool identity_set_password(struct crew *crew, char *password);
 /* Frees a password, and leaves nothing of it in memory. */
 void identity_forget(char *password);
 

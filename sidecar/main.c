@@ -323,19 +323,6 @@ static bool load_password(const struct config *c, char **out)
                     error);
 }
 
-static char *copy_of(const char *text)
-{
-    return text ? strdup(text) : NULL;
-}
-
-/* Every worker has a copy; takes `password`. True: it is another one. */
-static bool set_password(struct app *a, char *password)
-{
-    for (size_t i = 1; i < a->crew.n; i++)
-        (void)identity_set_password(&a->workers[i].proxy, copy_of(password));
-    return identity_set_password(&a->workers[0].proxy, password);
-}
-
 /* --- reloading ----------------------------------------------------------------------------------
  */
 
@@ -380,7 +367,7 @@ static bool accept_config(void *ctx, struct config *fresh)
         identity_forget(password);
         return false;
     }
-    if (set_password(a, password))
+    if (identity_set_password(&a->crew, password))
         log_write(a->log, LOG_INFO, "client_password_changed", NULL);
     return true;
 }
@@ -744,17 +731,10 @@ static bool build(struct app *a)
     a->crew.n = n;
     a->crew.max_buffers = buffer_limit(&a->config);
     fit_descriptors(a);
-    char *password;
-    if (!load_password(&a->config, &password))
+    if (!load_password(&a->config, &a->crew.auth_password) || !start_dev(a) || !build_leaves(a) ||
+        !build_address(a) || !build_workers(a) || !watch_signals(a))
         return false;
-    bool ok = start_dev(a) && build_leaves(a) && build_address(a) && build_workers(a);
-    if (ok)
-        (void)set_password(a, password);
-    else
-        identity_forget(password);
     warn_of_unverified(a);
-    if (!ok || !watch_signals(a))
-        return false;
     for (size_t i = 0; i < n; i++)
         if (!start_ticking(&a->workers[i]))
             return false;
@@ -808,7 +788,6 @@ static void tear_down_worker(struct worker *w)
     announce_free(p->announce);
     command_keys_free(&p->keys);
     resp_args_free(&p->args);
-    (void)identity_set_password(p, NULL);
     if (w->tick)
         event_free(w->tick);
 }
@@ -836,6 +815,7 @@ static void tear_down(struct app *a)
     upstream_address_free(&a->address);
     dev_stop(a->dev);
     log_free(a->log);
+    identity_forget(a->crew.auth_password);
     free(a->crew.v);
     free(a->workers);
     free(a->upstreams);

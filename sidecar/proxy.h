@@ -21,7 +21,8 @@ struct crew {
     struct workers *workers;
     struct proxy **v; /* each worker's */
     size_t n;
-    size_t max_buffers; /* bytes, of all together */
+    size_t max_buffers;  /* bytes, of all together */
+    char *auth_password; /* that clients must give; NULL: none. identity.c's */
     _Atomic uint64_t last_caller_id;
     _Atomic size_t n_callers, n_monitors; /* of all together */
 };
@@ -38,7 +39,6 @@ struct proxy {
     struct command_table *commands;
     struct coherence *coherence;
     const struct upstream_address *address;
-    char *auth_password; /* that clients must give; NULL: none. identity.c's */
     struct upstream *upstream;
     struct tls_context *tls; /* of the listeners that speak TLS; NULL: there are none */
     struct link *link;
