@@ -151,9 +151,10 @@ void caller_next_command(struct caller *c);
 struct chain *caller_push(struct caller *c);
 void caller_pushed(struct caller *c);
 
-/* A request was refused for want of memory, not sent. What follows on a connection of the client's
- * own would be taken as if it had been, and a transaction would go without it: the client leaves,
- * and its connection is nobody's after it. */
+/* A request was refused, mostly for want of memory, and not sent; or the state that it began is not
+ * known here. What follows on a connection of the client's own would be taken as if it had been
+ * sent, and a transaction would go without it: the client leaves when it has its replies, and its
+ * connection is nobody's after it. */
 void caller_not_sent(struct caller *c);
 
 /* A reply that will come later. NULL: out of memory. */

@@ -154,13 +154,6 @@ void lend_end(struct proxy *p, struct caller *c)
         give_back(c->session);
 }
 
-void lend_give_up(struct caller *c)
-{
-    if (c->session)
-        c->session->pinned = true; /* nobody else's any more */
-    c->quitting = true;
-}
-
 /* A client whose connection had state is disconnected, as it would be if Redis had gone. Those
  * who wait for one try with the next tick: now they might be refused at once, again and again. */
 void lend_severed(void *ctx, void *holder)

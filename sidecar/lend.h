@@ -52,9 +52,6 @@ bool lend_open(struct proxy *p, struct caller *c, const struct caller *waiter);
 void lend_settle(struct proxy *p, struct caller *c);
 /* RESET, or the client has gone (after caller_leave): all state ends. */
 void lend_end(struct proxy *p, struct caller *c);
-/* What was to change its connection's state could not be sent: the client is disconnected when it
- * has its replies, as if the connection had broken. */
-void lend_give_up(struct caller *c);
 /* The connection broke; for upstream_callbacks, ctx is the struct proxy. */
 void lend_severed(void *ctx, void *holder);
 

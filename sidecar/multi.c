@@ -51,7 +51,7 @@ static void run_discard(struct proxy *p, struct caller *c, const struct request_
     transaction_free(c->session->transaction);
     end_queueing(c);
     if (!forward_run(p, c, plan))
-        lend_give_up(c);
+        caller_not_sent(c);
 }
 
 static void run_exec(struct proxy *p, struct caller *c, const struct request_plan *plan)
@@ -62,14 +62,13 @@ static void run_exec(struct proxy *p, struct caller *c, const struct request_pla
     end_queueing(c);
     if (!r) {
         transaction_free(t);
-        lend_give_up(c);
+        caller_not_sent(c);
         return;
     }
     r->transaction = t;
     if (!writes_begin(p, r, transaction_writes(t)) || !upstream_expect(uc, r, REPLY_EXEC)) {
         caller_not_sent(c);
         multi_exec_end(p, r, '-', UPSTREAM_NO_MEMORY);
-        lend_give_up(c);
         return;
     }
     lend_be_patient(r); /* there may be scripts in it */
@@ -188,8 +187,7 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
     if (!r || !note_element(p, c, plan, &r->sealed) || !upstream_expect(uc, r, REPLY_FORWARD)) {
         if (r)
             forward_give_up(p, r);
-        lend_give_up(c); /* or EXEC would run the rest */
-        return;
+        return; /* the client leaves, or EXEC would run the rest */
     }
     c->state.queued++;
     struct chain *out = upstream_out(uc);

@@ -95,7 +95,7 @@ void session_effect(struct request *r, char type)
         break;
     case SESSION_EFFECT_NESTED: /* it was the first one that was refused */
         if (type == '+')
-            lend_give_up(c);
+            caller_not_sent(c);
         break;
     case SESSION_EFFECT_TRACKING:
         if (type == '+')
