@@ -105,6 +105,19 @@ static bool is_mine(const struct workers *w)
     return w->held && pthread_equal(w->holder, pthread_self());
 }
 
+/* True: the others stand still for us already, or there are none. Else the lock is taken. */
+static bool nest(struct workers *w)
+{
+    if (w->n == 1)
+        return true;
+    lock(w);
+    if (!is_mine(w))
+        return false;
+    w->depth++;
+    unlock(w);
+    return true;
+}
+
 /* Becomes the holder: nobody else is. */
 static void hold(struct workers *w)
 {
@@ -132,14 +145,8 @@ static bool all_stand(const struct workers *w)
 
 void workers_still(struct workers *w)
 {
-    if (w->n == 1)
+    if (nest(w))
         return;
-    lock(w);
-    if (is_mine(w)) {
-        w->depth++;
-        unlock(w);
-        return;
-    }
     w->halfway++;
     tell_all(w);
     while (w->held)
@@ -154,14 +161,8 @@ void workers_still(struct workers *w)
 /* Whoever is halfway through a command goes first: only then can it stand between two. */
 void workers_still_between(struct workers *w)
 {
-    if (w->n == 1)
+    if (nest(w))
         return;
-    lock(w);
-    if (is_mine(w)) {
-        w->depth++;
-        unlock(w);
-        return;
-    }
     for (;;) {
         w->standing++;
         tell_all(w);
