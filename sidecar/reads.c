@@ -186,12 +186,11 @@ static struct fill_terms terms_of(struct proxy *p, const struct caller *c,
                                .budget = &p->loop->budget};
 }
 
-static struct fill *begin_fill(struct proxy *p, const struct caller *c, const struct l1_view *view,
-                               enum command_absent absent, struct upstream_conn *uc)
+static struct fill *begin_fill(struct proxy *p, const struct l1_view *view,
+                               const struct fill_terms *terms, const struct upstream_conn *uc)
 {
-    const struct fill_terms terms = terms_of(p, c, absent, uc);
     if (may_fill(p, uc))
-        return coherence_begin_fill(p->coherence, view, &terms);
+        return coherence_begin_fill(p->coherence, view, terms);
     coherence_detach_fill(p->coherence, view, uc);
     return NULL;
 }
@@ -220,10 +219,9 @@ static void note_asked(struct caller *c, uint64_t hash)
 /* Only what goes the caller's own way: a flight on another connection may be slower, and what the
  * client writes behind its read would overtake that. */
 static bool join(struct proxy *p, struct caller *c, const struct l1_view *view,
-                 const struct upstream_conn *uc)
+                 const struct fill_terms *terms)
 {
-    const struct fill_terms terms = terms_of(p, c, COMMAND_ABSENT_NEVER, uc);
-    struct fill *f = coherence_join(p->coherence, view, &terms);
+    struct fill *f = coherence_join(p->coherence, view, terms);
     if (!f || !wait_for(c, f))
         return false;
     p->metrics->coalesced++;
@@ -250,7 +248,8 @@ static void ask(struct proxy *p, struct caller *c, const struct request_plan *pl
                 const struct l1_view *view)
 {
     struct upstream_conn *uc = proxy_lane(p, c, c->db);
-    if (join(p, c, view, uc)) {
+    const struct fill_terms terms = terms_of(p, c, plan->command->absent, uc);
+    if (join(p, c, view, &terms)) {
         note_asked(c, view->hash);
         return;
     }
@@ -261,7 +260,7 @@ static void ask(struct proxy *p, struct caller *c, const struct request_plan *pl
     }
     if (proxy_refused(p, c, uc))
         return;
-    struct fill *f = begin_fill(p, c, view, plan->command->absent, uc);
+    struct fill *f = begin_fill(p, view, &terms, uc);
     if (f)
         send_fill(p, c, plan, f, uc);
     else
@@ -410,13 +409,14 @@ static void mget_emit_hits(struct request *r, struct mget *m)
 static void mget_begin_fills(struct proxy *p, struct caller *c, const struct request_plan *plan,
                              struct request *r, struct upstream_conn *uc)
 {
+    const struct fill_terms terms = terms_of(p, c, COMMAND_ABSENT_VALUE, uc);
     struct mget *m = r->mget;
     for (size_t i = 0; i < m->n; i++) {
         struct slot *s = &m->slots[i];
         if (!s->missing)
             continue;
         struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
-        s->fill = begin_fill(p, c, &view, COMMAND_ABSENT_VALUE, uc);
+        s->fill = begin_fill(p, &view, &terms, uc);
         if (s->fill) /* its waiters would get GET's reply: a wrong type reads as nil here */
             coherence_fill_value(p->coherence, s->fill, "", 0);
         else if (!writes_add_hash(&r->writes, s->hash))
