@@ -178,11 +178,21 @@ static void append_queued(struct proxy *p, const struct caller *c, struct chain 
         (void)outgoing_append(p, out, plan, &p->keys);
 }
 
+/* A server before 7.2 writes what a transaction publishes to its own client into the middle of
+ * EXEC's reply, in place of the elements behind it: from then on it is a reply behind. No other
+ * client may be given that connection. */
+static void expect_own_messages(struct caller *c, const struct command *command)
+{
+    c->session->pinned |=
+        subscription_takes(command) || lend_is_subscribed(c) || c->session->subscribing;
+}
+
 static void queue(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     struct upstream_conn *uc = c->lane;
     if (!forward_list_keys(p, c, plan) || proxy_refused(p, c, uc))
         return;
+    expect_own_messages(c, plan->command);
     struct request *r = forward_expect(c, uc);
     if (!r || !note_element(p, c, plan, &r->sealed) || !upstream_expect(uc, r, REPLY_FORWARD)) {
         if (r)

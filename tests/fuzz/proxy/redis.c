@@ -85,6 +85,7 @@ static void conn_free(struct redis_conn *c)
     free_asks(&c->asks);
     free_asks(&c->queued);
     buffer_free(&c->in);
+    buffer_free(&c->behind);
     free(c->marks);
     free(c);
 }
@@ -229,8 +230,12 @@ void redis_answer(struct redis_conn *c)
     struct ask *a = pop(c);
     if (!a)
         return;
+    c->answering = true;
     answer(c, a, &out);
+    c->answering = false;
     peer_send(c->peer, out.data, out.len);
+    peer_send(c->peer, c->behind.data, c->behind.len);
+    buffer_drop(&c->behind, c->behind.len);
     buffer_free(&out);
     free(a);
 }
@@ -361,7 +366,10 @@ static void say_message(struct redis_conn *to, const char *word, struct resp_sli
         buffer_bulk(&b, pattern);
     buffer_bulk(&b, channel);
     buffer_bulk(&b, payload);
-    peer_send(to->peer, b.data, b.len);
+    if (to->answering)
+        buffer_add(&to->behind, b.data, b.len);
+    else
+        peer_send(to->peer, b.data, b.len);
     buffer_free(&b);
 }
 

@@ -49,6 +49,8 @@ struct redis_conn {
     uint8_t resp;
     bool is_link;
     bool in_multi, spoilt;
+    bool answering;       /* messages to itself meanwhile, which only .. */
+    struct buffer behind; /* .. servers before 7.2 write into the middle of EXEC's reply */
     bool tracking, bcast, optin;
     uint64_t redirect;
     struct names topics[TOPICS];
