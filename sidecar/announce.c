@@ -64,7 +64,7 @@ void announce_free(struct announce *a)
 {
     if (!a)
         return;
-    loop_cancel_soon(a->loop, &a->job);
+    loop_cancel(a->loop, &a->job);
     forget_events(a);
     free(a->v);
     free(a);

@@ -3,7 +3,7 @@
  *        on_bytes                                request_run
  *   conn --------> take_batch: parse up to 64 -> plan -> prefetch -> run --> hit: bytes into the
  * output ^                                                               \--> miss: a request in
- * the FIFO |  conn_flush at the end of the batch                                       |
+ * the FIFO |  written at the end of the batch, or of the turn                           |
  *    +------------------------- caller: replies in order <-----------------------+
  */
 #include "client.h"
@@ -28,6 +28,7 @@ enum {
     OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests, .. */
     PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
     FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */
+    SHORT_REPLY = 8 * 1024,           /* bytes */
     HANDSHAKE_LOG_EVERY = 1000,       /* ms */
     DRAIN_REST = 100,                 /* ms of silence after which a client is told good-bye */
 };
@@ -238,6 +239,20 @@ static void handshake_failed(struct client *cl, const char *why)
               NULL);
 }
 
+/* What is due now leaves with one write. If it is short, others' turn comes before: to read from
+ * many clients and then to write to many keeps the processor's caches warmer than to take turns.
+ * Borrowed bytes could have moved by then. */
+static void send_replies(struct conn *conn)
+{
+    const struct chain *out = conn_out(conn);
+    if (out->len == 0 && !out->failed)
+        return;
+    if (out->len <= SHORT_REPLY && out->n_borrowed == 0)
+        conn_send(conn);
+    else
+        conn_flush(conn);
+}
+
 static size_t on_bytes(void *ctx, const char *p, size_t n)
 {
     struct client *cl = client_of(ctx);
@@ -254,7 +269,7 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     if (cl->closed)
         return n;
     if (!cl->caller.kill)
-        conn_flush(cl->caller.conn); /* hits leave with one write, borrowed before they can move */
+        send_replies(cl->caller.conn);
     if (leave_if_done(cl) || cl->caller.quitting ||
         !pressure_check(cl->proxy, &cl->caller, n - taken))
         return n;

@@ -18,6 +18,7 @@ enum {
     CONN_MAGIC = 0x636f6e6e,
     IOV_PIECES = 64,
     READ_OWN_MAX = 256 * 1024, /* per event, into a buffer of our own */
+    LONG_READ = 4 * 1024,      /* bytes that keep their owner busy for a while */
 };
 
 /* CONNECTING -> OPEN -> CLOSED, or CONNECTING -> CLOSED. */
@@ -69,7 +70,7 @@ struct conn {
     struct input in;
     size_t in_limit, in_wanted;
     struct chain out;
-    struct conn_callbacks callbacks;
+    const struct conn_callbacks *callbacks;
     void *ctx;
     struct loop_job flush_job, end_job, grave;
     const char *end_why; /* the stream is broken, and this is why */
@@ -96,7 +97,7 @@ static void tell_ended(struct loop_job *job)
 {
     struct conn *c = CONTAINER(job, end_job);
     if (c->state != CONN_CLOSED)
-        c->callbacks.ended(c->ctx, false, c->end_why);
+        c->callbacks->ended(c->ctx, false, c->end_why);
 }
 
 /* Reports a broken stream once, from the loop rather than from inside the owner's call. */
@@ -165,8 +166,8 @@ void conn_close(struct conn *c)
         close_secure(c->secure);
     drop_socket(c);
     chain_clear(&c->out);
-    loop_cancel_soon(c->loop, &c->flush_job);
-    loop_cancel_soon(c->loop, &c->end_job);
+    loop_cancel(c->loop, &c->flush_job);
+    loop_cancel(c->loop, &c->end_job);
     loop_bury(c->loop, &c->grave, destroy);
 }
 
@@ -243,7 +244,7 @@ static void keep_rest(struct conn *c, const char *p, size_t n, size_t taken)
 
 static void offer(struct conn *c, const char *p, size_t n)
 {
-    size_t taken = c->callbacks.bytes(c->ctx, p, n);
+    size_t taken = c->callbacks->bytes(c->ctx, p, n);
     if (c->state != CONN_CLOSED)
         keep_rest(c, p, n, taken);
 }
@@ -299,7 +300,7 @@ static ssize_t receive(struct conn *c, char *p, size_t room)
 {
     if (c->secure)
         return receive_secure(c, p, room);
-    ssize_t n = read(c->fd, p, room);
+    ssize_t n = recv(c->fd, p, room, 0); /* a little cheaper than read() */
     if (n < 0 && errno != EAGAIN && errno != EINTR)
         broken(c, strerror(errno));
     return n;
@@ -309,20 +310,21 @@ static void read_ended(struct conn *c)
 {
     conn_pause(c);
     c->eof = true;
-    c->callbacks.ended(c->ctx, true, "connection closed by the peer");
+    c->callbacks->ended(c->ctx, true, "connection closed by the peer");
 }
 
-static void take_in(struct conn *c)
+/* Returns how many bytes came. */
+static size_t take_in(struct conn *c)
 {
     size_t room = 0;
     char *at = read_target(c, &room);
     if (!at) {
         broken(c, "out of memory");
-        return;
+        return 0;
     }
     ssize_t n = receive(c, at + c->in.len, room);
     if (n < 0)
-        return;
+        return 0;
     if (n == 0)
         read_ended(c);
     else if (c->in.block && at == c->in.block->data) {
@@ -331,6 +333,7 @@ static void take_in(struct conn *c)
     } else {
         offer(c, at, c->in.len + (size_t)n);
     }
+    return (size_t)n;
 }
 
 static void on_secure_event(struct conn *c, bool readable);
@@ -340,10 +343,12 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     struct conn *c = conn_of(arg);
+    size_t received = 0;
     if (c->secure)
         on_secure_event(c, true);
     else if (!c->paused)
-        take_in(c);
+        received = take_in(c);
+    loop_round(c->loop, received >= LONG_READ);
 }
 
 /* Has the events pending that TLS needs now. */
@@ -509,8 +514,8 @@ static void write_on(struct conn *c)
     if (!write_some(c) && !c->end_why)
         return;
     await_writable(c, false);
-    if (c->out.len == 0 && c->callbacks.drained)
-        c->callbacks.drained(c->ctx);
+    if (c->out.len == 0 && c->callbacks->drained)
+        c->callbacks->drained(c->ctx);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)
@@ -542,8 +547,12 @@ struct chain *conn_out(struct conn *c)
 
 void conn_send(struct conn *c)
 {
-    if (c->state != CONN_CLOSED)
+    if (c->state == CONN_CLOSED)
+        return;
+    if (c->attempt) /* ours: what comes in one turn leaves with one write */
         loop_soon(c->loop, &c->flush_job, flush_or_offer);
+    else
+        loop_soon_together(c->loop, &c->flush_job, flush_or_offer);
 }
 
 /* --- TLS -------------------------------------------------------------------------------------- */
@@ -589,7 +598,7 @@ static void on_secure_event(struct conn *c, bool readable)
         write_on(c);
     }
     if (c->state == CONN_OPEN && !c->paused && (readable || s->read_needs_room))
-        take_in(c);
+        (void)take_in(c);
     if (c->state == CONN_OPEN)
         await_secure(c);
 }
@@ -645,7 +654,7 @@ static struct conn *conn_new(struct loop *loop, evutil_socket_t fd, enum conn_st
     c->state = (uint8_t)state;
     c->loop = loop;
     c->fd = fd;
-    c->callbacks = *callbacks;
+    c->callbacks = callbacks;
     c->ctx = ctx;
     chain_init(&c->out, &loop->pool);
     return c;
@@ -700,8 +709,8 @@ static void opened(struct conn *c)
     else if (!c->paused)
         event_add(c->reading, NULL);
     conn_send(c);
-    if (c->callbacks.connected)
-        c->callbacks.connected(c->ctx);
+    if (c->callbacks->connected)
+        c->callbacks->connected(c->ctx);
 }
 
 static void try_next(struct conn *c);

@@ -31,7 +31,7 @@ struct conn_callbacks {
     void (*ended)(void *ctx, bool eof, const char *why);
 };
 
-/* Takes over an accepted, non-blocking socket. NULL: out of memory; the socket is closed. `tls`, a
+/* Takes over an accepted, non-blocking socket. The callbacks are borrowed. NULL: out of memory; the socket is closed. `tls`, a
  * server's context, or NULL for plain text, must outlive the loop's turn in which the connection is
  * closed; a handshake that fails or takes too long is told by `ended`. */
 struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
@@ -62,7 +62,8 @@ void conn_abandon(struct conn *c);
 
 /* Where output is appended; call conn_send afterwards. */
 struct chain *conn_out(struct conn *c);
-/* Has the output flushed at the end of this turn. */
+/* Has the output flushed at the end of this turn; of an accepted connection, before that when many
+ * are to be flushed or the turn grows long. */
 void conn_send(struct conn *c);
 /* Writes now what can be written; what is left goes when the socket takes it. Output queued by
  * reference has been written or copied when this returns. */

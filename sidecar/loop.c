@@ -14,12 +14,16 @@ uint64_t monotonic_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* Clients that are written to one after the other: their output lies in a chunk each till then. */
+enum { ROUND = 32 };
+
 static void run_later(evutil_socket_t fd, short what, void *arg);
 
 bool loop_init(struct loop *loop)
 {
     *loop = (struct loop){.pool.budget = &loop->budget};
     TAILQ_INIT(&loop->soon);
+    TAILQ_INIT(&loop->together);
     TAILQ_INIT(&loop->later);
     TAILQ_INIT(&loop->burial);
     struct event_config *config = event_config_new();
@@ -37,32 +41,46 @@ bool loop_init(struct loop *loop)
     return false;
 }
 
-static void run_jobs(struct loop_jobs *jobs)
+static void take_out(struct loop *loop, struct loop_job *job)
 {
-    struct loop_job *job;
-    while ((job = TAILQ_FIRST(jobs))) {
-        TAILQ_REMOVE(jobs, job, entry);
-        job->queued = false;
-        job->run(job);
-    }
+    TAILQ_REMOVE(job->queue, job, entry);
+    loop->n_together -= job->queue == &loop->together;
+    job->queue = NULL;
 }
 
-/* Those that are there now: what they put off in turn is for the turn after. */
+/* False: there was none. */
+static bool run_first(struct loop *loop, struct loop_jobs *jobs)
+{
+    struct loop_job *job = TAILQ_FIRST(jobs);
+    if (!job)
+        return false;
+    take_out(loop, job);
+    job->run(job);
+    return true;
+}
+
+/* As many as are there now: what they put off in turn is for the turn after. */
 static void run_later(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
     (void)what;
     struct loop *loop = arg;
-    struct loop_jobs now;
-    TAILQ_INIT(&now);
-    TAILQ_CONCAT(&now, &loop->later, entry);
-    run_jobs(&now);
+    const struct loop_job *job;
+    size_t n = 0;
+    TAILQ_FOREACH(job, &loop->later, entry)
+    n++;
+    while (n-- > 0 && run_first(loop, &loop->later))
+        ;
+    if (!TAILQ_EMPTY(&loop->later)) /* one of them has cancelled another */
+        event_add(loop->turn, &(struct timeval){0});
 }
 
 static void end_turn(struct loop *loop)
 {
-    run_jobs(&loop->soon);
-    run_jobs(&loop->burial);
+    while (run_first(loop, &loop->together) || run_first(loop, &loop->soon))
+        ;
+    while (run_first(loop, &loop->burial))
+        ;
     loop->now_known = false;
 }
 
@@ -115,41 +133,49 @@ void loop_stop(struct loop *loop)
 static void queue_job(struct loop_jobs *jobs, struct loop_job *job,
                       void (*run)(struct loop_job *job))
 {
-    if (job->queued)
-        return;
     job->run = run;
-    job->queued = true;
+    job->queue = jobs;
     TAILQ_INSERT_TAIL(jobs, job, entry);
 }
 
 void loop_soon(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
 {
-    queue_job(&loop->soon, job, run);
+    if (!job->queue)
+        queue_job(&loop->soon, job, run);
 }
 
-void loop_cancel_soon(struct loop *loop, struct loop_job *job)
+void loop_soon_together(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
 {
-    if (job->queued)
-        TAILQ_REMOVE(&loop->soon, job, entry);
-    job->queued = false;
+    if (job->queue)
+        return;
+    queue_job(&loop->together, job, run);
+    loop->n_together++;
+}
+
+void loop_round(struct loop *loop, bool long_one)
+{
+    if (long_one || loop->n_together >= ROUND)
+        while (run_first(loop, &loop->together))
+            ;
 }
 
 void loop_next_turn(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
 {
+    if (job->queue)
+        return;
     queue_job(&loop->later, job, run);
     event_add(loop->turn, &(struct timeval){0}); /* event_active would be of this turn still */
 }
 
-void loop_cancel_next_turn(struct loop *loop, struct loop_job *job)
+void loop_cancel(struct loop *loop, struct loop_job *job)
 {
-    if (job->queued)
-        TAILQ_REMOVE(&loop->later, job, entry);
-    job->queued = false;
+    if (job->queue)
+        take_out(loop, job);
 }
 
 void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job))
 {
-    assert(!job->queued);
+    assert(!job->queue);
     queue_job(&loop->burial, job, run);
 }
 

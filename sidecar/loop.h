@@ -22,7 +22,7 @@ struct evdns_base;
 struct loop_job {
     void (*run)(struct loop_job *job);
     TAILQ_ENTRY(loop_job) entry;
-    bool queued;
+    struct loop_jobs *queue; /* that it is in */
 };
 TAILQ_HEAD(loop_jobs, loop_job);
 
@@ -39,6 +39,8 @@ struct loop {
     struct slabs conns, clients; /* conn.c's, client.c's */
     char *read_buffer;           /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
     struct loop_jobs soon;       /* flushes and resumed input: run until there are none left */
+    struct loop_jobs together;   /* clients' flushes: the same, but that a round of them .. */
+    unsigned n_together;         /* .. of so many is run before the turn's end */
     struct loop_jobs later;      /* run in the next turn, by this event */
     struct event *turn;
     struct loop_jobs burial; /* frees: run last */
@@ -66,11 +68,15 @@ void loop_stop(struct loop *loop);
 
 /* At the end of this turn; a job that is queued already stays where it is. */
 void loop_soon(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
-void loop_cancel_soon(struct loop *loop, struct loop_job *job);
+/* The same, or at the next loop_round if many are together by then. */
+void loop_soon_together(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
+/* Between two events, as an event's callback's last words; `long_one`: that event took its time. */
+void loop_round(struct loop *loop, bool long_one);
 /* In the next turn, which comes at once, but after others have had theirs: for long work in pieces.
  * A job is in one of these queues at a time. */
 void loop_next_turn(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
-void loop_cancel_next_turn(struct loop *loop, struct loop_job *job);
+/* Is not to be run, if it was to be. */
+void loop_cancel(struct loop *loop, struct loop_job *job);
 /* After all of those; for freeing the object that embeds `job`. */
 void loop_bury(struct loop *loop, struct loop_job *job, void (*run)(struct loop_job *job));
 

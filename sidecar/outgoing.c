@@ -246,7 +246,7 @@ void outgoing_cancel_all(struct proxy *p)
     struct outgoing *o, *next;
     for (o = LIST_FIRST(&p->outgoing); o; o = next) {
         next = LIST_NEXT(o, entry);
-        loop_cancel_next_turn(p->loop, &o->job);
+        loop_cancel(p->loop, &o->job);
         end(o, false);
     }
 }

@@ -100,8 +100,8 @@ void conn_close(struct conn *c)
     c->state = CONN_CLOSED;
     c->peer->conn = NULL;
     chain_clear(&c->out);
-    loop_cancel_soon(c->loop, &c->flush_job);
-    loop_cancel_soon(c->loop, &c->end_job);
+    loop_cancel(c->loop, &c->flush_job);
+    loop_cancel(c->loop, &c->end_job);
     loop_bury(c->loop, &c->grave, destroy);
 }
 
