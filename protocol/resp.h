@@ -104,6 +104,10 @@ struct resp_framer {
 RESP_WARN_UNUSED enum resp_status resp_frame(struct resp_framer *f, const char *p, size_t n,
                                              size_t *used);
 
+/* The reply that was done goes on after all, with so many elements (at least 1) more: messages that
+ * a server put between them were counted in their place. */
+void resp_frame_on(struct resp_framer *f, uint64_t elements);
+
 /* --- replies that carry keys ------------------------------------------------------------------ */
 
 /* Which bulk strings of a reply are key names (the "reply rewrite" column of commands.def). */

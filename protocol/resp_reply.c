@@ -290,3 +290,10 @@ enum resp_status resp_frame(struct resp_framer *f, const char *p, size_t n, size
     f->busy = false;
     return RESP_DONE;
 }
+
+void resp_frame_on(struct resp_framer *f, uint64_t elements)
+{
+    assert(!f->busy && f->elements == 0 && elements > 0);
+    f->busy = true;
+    f->elements = elements;
+}

@@ -31,9 +31,10 @@ struct conn_callbacks {
     void (*ended)(void *ctx, bool eof, const char *why);
 };
 
-/* Takes over an accepted, non-blocking socket. The callbacks are borrowed. NULL: out of memory; the socket is closed. `tls`, a
- * server's context, or NULL for plain text, must outlive the loop's turn in which the connection is
- * closed; a handshake that fails or takes too long is told by `ended`. */
+/* Takes over an accepted, non-blocking socket. The callbacks are borrowed. NULL: out of memory; the
+ * socket is closed. `tls`, a server's context, or NULL for plain text, must outlive the loop's turn
+ * in which the connection is closed; a handshake that fails or takes too long is told by `ended`.
+ */
 struct conn *conn_accept(struct loop *loop, evutil_socket_t fd, struct tls_context *tls,
                          const struct conn_callbacks *callbacks, void *ctx);
 

@@ -134,7 +134,7 @@ static bool note_element(struct proxy *p, const struct caller *c, const struct r
     if (command->id == COMMAND_ID_CLIENT_TRACKING)
         return transaction_add_setting(t, plan);
     if (is_gathered(p, command))
-        return transaction_add_gathered(t, command);
+        return transaction_add_gathered(t, command, subscription_takes(command));
     if (command->id == COMMAND_ID_FLUSHDB || command->id == COMMAND_ID_FLUSHALL)
         w->all = w->written = true;
     struct resp_rewriter *rewriter;
@@ -179,8 +179,8 @@ static void append_queued(struct proxy *p, const struct caller *c, struct chain 
 }
 
 /* A server before 7.2 writes what a transaction publishes to its own client into the middle of
- * EXEC's reply, in place of the elements behind it: from then on it is a reply behind. No other
- * client may be given that connection. */
+ * EXEC's reply, and counts it nowhere. In RESP2 a message can't be told from an element, so that
+ * the connection may be a reply behind from then on: no other client is given it. */
 static void expect_own_messages(struct caller *c, const struct command *command)
 {
     c->session->pinned |=
@@ -273,6 +273,12 @@ static void set_tracking(struct proxy *p, struct caller *c, const struct request
         tracker_apply(c, &t);
 }
 
+/* A message in RESP3 that came between the elements of EXEC's reply. */
+static void hand_on_message(struct caller *c, struct resp_slice message, struct chain *out)
+{
+    subscription_translate(c, message.data, message.len, out);
+}
+
 /* A gathered element of EXEC's reply. */
 static void hand_on_element(struct proxy *p, struct caller *c, const struct command *command,
                             struct resp_slice reply, struct chain *out)
@@ -296,10 +302,17 @@ static void hand_on_element(struct proxy *p, struct caller *c, const struct comm
 
 void multi_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n)
 {
-    static const struct transaction_hooks hooks = {
-        .run = run_local, .set = set_tracking, .gathered = hand_on_element};
+    static const struct transaction_hooks hooks = {.run = run_local,
+                                                   .set = set_tracking,
+                                                   .gathered = hand_on_element,
+                                                   .message = hand_on_message};
     transaction_reply(p, r, &hooks, bytes, n);
     forward_watch_backlog(p, r);
+}
+
+size_t multi_exec_missing(const struct request *r)
+{
+    return transaction_missing(r->transaction);
 }
 
 void multi_exec_end(struct proxy *p, struct request *r, char type, const char *error)

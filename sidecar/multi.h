@@ -17,6 +17,8 @@ enum request_outcome multi_run(struct proxy *p, struct caller *c, const struct r
 
 /* REPLY_EXEC. */
 void multi_exec_bytes(struct proxy *p, struct request *r, const char *bytes, size_t n);
+/* Elements of it that are still to come when all have come that it said. */
+size_t multi_exec_missing(const struct request *r);
 void multi_exec_end(struct proxy *p, struct request *r, char type, const char *error);
 
 #endif

@@ -262,13 +262,22 @@ static void pop_done(struct pipeline *pl, char type)
     pl->receiver->done(pl->ctx, o.owner, o.tag, type);
 }
 
+static size_t missing(const struct pipeline *pl)
+{
+    const struct owed *o = owed_at(&pl->owed, 0);
+    return pl->is_private && !is_own(o->tag) ? pl->receiver->missing(pl->ctx, o->owner, o->tag) : 0;
+}
+
 /* False: the connection is gone. */
 static bool pass_done(struct pipeline *pl, char type)
 {
+    size_t more;
     if (pl->state == PIPELINE_HANDSHAKE)
         return handshake_end(pl, type);
     if (pl->in_push)
         pl->in_push = false;
+    else if ((more = missing(pl)) > 0)
+        resp_frame_on(&pl->framer, more);
     else
         pop_done(pl, type);
     return pl->conn != NULL;

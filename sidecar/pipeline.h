@@ -41,6 +41,10 @@ enum { PIPELINE_ERROR_MAX = 384 };
 struct pipeline_receiver {
     /* Part of the reply that `owner` waits for; valid during the call. */
     void (*bytes)(void *ctx, void *owner, unsigned tag, const char *p, size_t n);
+    /* Of private connections: elements of it that are still to come, though it looks complete: so
+     * many of those counted were messages, which Redis before 7.2 puts between the elements of
+     * EXEC's reply. */
+    size_t (*missing)(void *ctx, void *owner, unsigned tag);
     /* It is complete; `type` is its first byte as in resp_framer. */
     void (*done)(void *ctx, void *owner, unsigned tag, char type);
     /* It will never come, or not the rest of it. `error`: a RESP error line to hand on. */

@@ -111,6 +111,12 @@ static void on_bytes(void *ctx, void *owner, unsigned tag, const char *bytes, si
     }
 }
 
+static size_t on_missing(void *ctx, void *owner, unsigned tag)
+{
+    (void)ctx;
+    return tag == REPLY_EXEC ? multi_exec_missing(owner) : 0;
+}
+
 /* The reply is complete, or `error`: it will never be. */
 static void on_end(struct proxy *p, void *owner, unsigned tag, char type, const char *error)
 {
@@ -209,6 +215,7 @@ static void on_untracked(void *ctx, const char *refused)
 
 const struct upstream_callbacks request_upstream_callbacks = {
     .replies = {.bytes = on_bytes,
+                .missing = on_missing,
                 .done = on_done,
                 .lost = on_lost,
                 .late = on_late,

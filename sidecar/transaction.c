@@ -13,6 +13,7 @@ struct queued {
     enum { ELEMENT, ELEMENT_SELECT, ELEMENT_LOCAL, ELEMENT_GATHERED, ELEMENT_SETTING } what;
     struct resp_rewriter *rewriter; /* owned; or NULL */
     uint32_t db;
+    bool pushes;                   /* ELEMENT_GATHERED: it is a push, in RESP3 */
     const struct command *command; /* not of ELEMENT, ELEMENT_SELECT */
     struct resp_slice *argv;       /* owned, as one piece of memory */
     size_t argc;
@@ -27,9 +28,11 @@ struct transaction {
     enum { IN_HEADER, IN_ELEMENTS, PASSING } phase;
     char header[RESP_HEADER_MAX];
     size_t header_len;
-    size_t at; /* the element at hand */
+    size_t at;       /* the element at hand, .. */
+    bool begun;      /* .. which has begun */
+    bool in_message; /* a push comes before it */
     struct resp_framer framer;
-    struct text held; /* of an ELEMENT_GATHERED, as far as it has come */
+    struct text held; /* of a message or an ELEMENT_GATHERED, as far as it has come */
 };
 
 struct transaction *transaction_new(void)
@@ -86,9 +89,9 @@ bool transaction_add_select(struct transaction *t, uint32_t db)
     return add(t, (struct queued){.what = ELEMENT_SELECT, .db = db});
 }
 
-bool transaction_add_gathered(struct transaction *t, const struct command *command)
+bool transaction_add_gathered(struct transaction *t, const struct command *command, bool pushes)
 {
-    return add(t, (struct queued){.what = ELEMENT_GATHERED, .command = command});
+    return add(t, (struct queued){.what = ELEMENT_GATHERED, .command = command, .pushes = pushes});
 }
 
 static struct resp_slice *copy_argv(const struct request_plan *plan)
@@ -174,18 +177,23 @@ static void answer_here(const struct reply *re, const struct queued *q)
     hand_on(re, &answer);
 }
 
-static void hand_on_gathered(const struct reply *re, const struct queued *q)
+/* q NULL: a message. */
+static void hand_on_held(const struct reply *re, const struct queued *q)
 {
     struct transaction *t = re->t;
     struct caller *c = re->request->caller;
+    struct resp_slice held = {t->held.p, t->held.len};
     struct chain out;
     if (c) {
         chain_init(&out, &c->loop->pool);
-        if (t->held.failed)
+        if (t->held.failed && q)
             chain_append(&out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
+        else if (t->held.failed) /* messages are not lost without notice */
+            c->kill = true;
+        else if (q)
+            re->hooks->gathered(re->proxy, c, q->command, held, &out);
         else
-            re->hooks->gathered(re->proxy, c, q->command,
-                                (struct resp_slice){t->held.p, t->held.len}, &out);
+            re->hooks->message(c, held, &out);
         hand_on(re, &out);
     }
     t->held.len = 0;
@@ -202,14 +210,28 @@ static void end_element(const struct reply *re, const struct queued *q, char typ
 {
     struct caller *c = re->request->caller;
     re->t->at++;
+    re->t->begun = false;
     if (q->what == ELEMENT_LOCAL)
         answer_here(re, q);
     else if (q->what == ELEMENT_GATHERED)
-        hand_on_gathered(re, q);
+        hand_on_held(re, q);
     else if (q->what == ELEMENT_SELECT && type == '+' && c)
         forward_select_db(re->request->source, c, q->db);
     else if (q->what == ELEMENT_SETTING && type == '+' && c)
         apply_setting(re, q);
+}
+
+/* Takes bytes of a push between two elements. */
+static size_t take_message(const struct reply *re, const char *p, size_t n)
+{
+    struct transaction *t = re->t;
+    size_t used = 0;
+    enum resp_status status = resp_frame(&t->framer, p, n, &used);
+    text_append(&t->held, p, used);
+    t->in_message = status == RESP_MORE;
+    if (!t->in_message)
+        hand_on_held(re, NULL);
+    return used;
 }
 
 /* Takes bytes of the element at hand. */
@@ -218,6 +240,7 @@ static size_t take_element(const struct reply *re, const struct queued *q, const
     struct transaction *t = re->t;
     size_t used = 0;
     enum resp_status status;
+    t->begun = true;
     if (q->rewriter) {
         status = resp_rewrite(q->rewriter, p, n, &used, emit, re->request);
     } else {
@@ -263,8 +286,17 @@ void transaction_reply(struct proxy *p, struct request *r, const struct transact
     struct reply re = {p, r, r->transaction, hooks};
     struct transaction *t = re.t;
     size_t at = take_header(&re, bytes, n);
-    while (at < n && t->phase == IN_ELEMENTS && t->at < t->n)
-        at += take_element(&re, &t->v[t->at], bytes + at, n - at);
+    while (at < n && t->phase == IN_ELEMENTS && t->at < t->n) {
+        const struct queued *q = &t->v[t->at];
+        t->in_message |= !t->begun && bytes[at] == '>' && !q->pushes;
+        at += t->in_message ? take_message(&re, bytes + at, n - at)
+                            : take_element(&re, q, bytes + at, n - at);
+    }
     if (at < n)
         request_bytes(r, bytes + at, n - at);
+}
+
+size_t transaction_missing(const struct transaction *t)
+{
+    return t->phase == IN_ELEMENTS ? t->n - t->at : 0;
 }

@@ -24,9 +24,10 @@ __attribute__((warn_unused_result)) bool transaction_add_select(struct transacti
 __attribute__((warn_unused_result)) bool transaction_add_local(struct transaction *t,
                                                                const struct request_plan *plan);
 
-/* A command whose reply has to be seen whole before the client is handed something. */
-__attribute__((warn_unused_result)) bool transaction_add_gathered(struct transaction *t,
-                                                                  const struct command *command);
+/* A command whose reply has to be seen whole before the client is handed something; `pushes`: in
+ * RESP3 that is a push. */
+__attribute__((warn_unused_result)) bool
+transaction_add_gathered(struct transaction *t, const struct command *command, bool pushes);
 
 /* A command whose +OK means something for the session; its arguments are copied. */
 __attribute__((warn_unused_result)) bool transaction_add_setting(struct transaction *t,
@@ -40,10 +41,15 @@ struct transaction_hooks {
     /* A gathered reply: appends what the client is to see of it. */
     void (*gathered)(struct proxy *p, struct caller *c, const struct command *command,
                      struct resp_slice reply, struct chain *out);
+    /* A push that is nobody's reply: appends what the client is to see of it. */
+    void (*message)(struct caller *c, struct resp_slice message, struct chain *out);
 };
 
 /* Part of EXEC's reply, for r->transaction. */
 void transaction_reply(struct proxy *p, struct request *r, const struct transaction_hooks *hooks,
                        const char *bytes, size_t n);
+/* When the array that EXEC's reply was said to be is complete: so many of its elements were pushes,
+ * and as many are still to come. */
+size_t transaction_missing(const struct transaction *t);
 
 #endif

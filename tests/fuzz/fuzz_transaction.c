@@ -59,8 +59,14 @@ static void show_gathered(struct proxy *p, struct caller *c, const struct comman
     chain_append(out, reply.data, reply.len);
 }
 
+static void show_message(struct caller *c, struct resp_slice message, struct chain *out)
+{
+    (void)c;
+    chain_append(out, message.data, message.len);
+}
+
 static const struct transaction_hooks hooks = {
-    .run = run_here, .set = note_setting, .gathered = show_gathered};
+    .run = run_here, .set = note_setting, .gathered = show_gathered, .message = show_message};
 
 static bool add(struct transaction *t, char letter)
 {
@@ -75,7 +81,7 @@ static bool add(struct transaction *t, char letter)
     case 2:
         return transaction_add_local(t, &plan);
     case 3:
-        return transaction_add_gathered(t, NULL);
+        return transaction_add_gathered(t, NULL, what & 8);
     case 4:
         return transaction_add_setting(t, &plan);
     case 5:

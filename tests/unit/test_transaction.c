@@ -14,6 +14,7 @@ enum {
     SELECT = 'd',   /* changes to database 7 */
     LOCAL = 'l',    /* answered here, with what it was called with */
     GATHERED = 'g', /* seen whole, then shown in brackets */
+    PUSH = 'u',     /* the same of a SUBSCRIBE */
     SETTING = 'o',  /* its +OK is noted */
 };
 
@@ -58,8 +59,16 @@ static void show_gathered(struct proxy *p, struct caller *c, const struct comman
     chain_append(out, ">", 1);
 }
 
+static void show_message(struct caller *c, struct resp_slice message, struct chain *out)
+{
+    (void)c;
+    chain_append(out, "{", 1);
+    chain_append(out, message.data, message.len);
+    chain_append(out, "}", 1);
+}
+
 static const struct transaction_hooks hooks = {
-    .run = run_here, .set = note_setting, .gathered = show_gathered};
+    .run = run_here, .set = note_setting, .gathered = show_gathered, .message = show_message};
 
 static void add(struct transaction *t, char what)
 {
@@ -74,7 +83,7 @@ static void add(struct transaction *t, char what)
               : what == SELECT  ? transaction_add_select(t, 7)
               : what == LOCAL   ? transaction_add_local(t, &plan)
               : what == SETTING ? transaction_add_setting(t, &plan)
-                                : transaction_add_gathered(t, NULL);
+                                : transaction_add_gathered(t, NULL, what == PUSH);
     ck_assert(ok);
     free(argument);
 }
@@ -187,6 +196,28 @@ START_TEST(gathered_ones_come_whole)
 {
     check("gpg", "*3\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n:1\r\n-ERR\r\n",
           "*3\r\n<*2\r\n$1\r\na\r\n$1\r\nb\r\n>:1\r\n<-ERR\r\n>");
+}
+END_TEST
+
+/* Nor is their array complete when it seems to be. */
+START_TEST(messages_between_elements_are_none)
+{
+    check("pp", "*2\r\n>2\r\n+m\r\n+x\r\n:1\r\n:2\r\n", "*2\r\n{>2\r\n+m\r\n+x\r\n}:1\r\n:2\r\n");
+    check("flg",
+          "*3\r\n>1\r\n+a\r\n*1\r\n$5\r\nsvc:k\r\n>1\r\n+b\r\n>1\r\n+c\r\n+PONG\r\n>1\r\n+d\r\n:"
+          "1\r\n",
+          "*3\r\n{>1\r\n+a\r\n}*1\r\n$1\r\nk\r\n{>1\r\n+b\r\n}{>1\r\n+c\r\n}$8\r\nargument\r\n{>"
+          "1\r\n+d\r\n}"
+          "<:1\r\n>");
+    check("up", "*2\r\n>1\r\n+s\r\n>1\r\n+t\r\n:1\r\n", "*2\r\n<>1\r\n+s\r\n>{>1\r\n+t\r\n}:1\r\n");
+    check("p", "*1\r\n*1\r\n>1\r\n+a\r\n", "*1\r\n*1\r\n>1\r\n+a\r\n"); /* within one */
+    begin("pup");
+    ck_assert_uint_eq(transaction_missing(exec->transaction), 0);
+    feed("*3\r\n>1\r\n+m\r\n:1\r\n>1\r\n+s\r\n", 24);
+    ck_assert_uint_eq(transaction_missing(exec->transaction), 1);
+    feed(":2\r\n", 4);
+    ck_assert_uint_eq(transaction_missing(exec->transaction), 0);
+    end();
 }
 END_TEST
 
@@ -306,6 +337,7 @@ int main(void)
         keys_are_stripped_where_they_are,
         local_answers_take_the_place_of_stand_ins,
         gathered_ones_come_whole,
+        messages_between_elements_are_none,
         select_changes_the_database_when_it_is_run,
         settings_count_when_they_are_answered,
         nothing_was_done,

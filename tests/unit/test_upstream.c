@@ -44,6 +44,7 @@ static char told[1 << 16];
 static size_t n_told;
 static const void *last_owner; /* bytes for the same one are told as one */
 static bool subscribed;
+static size_t missing;            /* elements of the reply that seems complete */
 static int owners[8], holders[4]; /* an owner is called by its index */
 
 __attribute__((format(printf, 1, 2))) static void tell(const char *format, ...)
@@ -73,6 +74,16 @@ static void on_bytes(void *ctx, void *owner, unsigned tag, const char *p, size_t
         tell("[%d ", number(owner));
     last_owner = owner;
     tell("%.*s", (int)n, p);
+}
+
+static size_t on_missing(void *ctx, void *owner, unsigned tag)
+{
+    size_t n = missing;
+    (void)ctx;
+    (void)owner;
+    ck_assert_uint_eq(tag, 9);
+    missing = 0;
+    return n;
 }
 
 static void on_done(void *ctx, void *owner, unsigned tag, char type)
@@ -130,6 +141,7 @@ static void on_severed(void *ctx, void *holder)
 }
 
 static const struct upstream_callbacks callbacks = {.replies = {.bytes = on_bytes,
+                                                                .missing = on_missing,
                                                                 .done = on_done,
                                                                 .lost = on_lost,
                                                                 .late = on_late,
@@ -624,6 +636,23 @@ START_TEST(messages_among_replies_in_resp3)
     check_stream(3, MESSAGE_3 "*2\r\n*0\r\n_\r\n" MESSAGE_3 MESSAGE_3 "%1\r\n+a\r\n#t\r\n", 2,
                  "{0 " MESSAGE_3 "}\n[1 *2\r\n*0\r\n_\r\n] done 1 *\n{0 " MESSAGE_3 "}\n"
                  "{0 " MESSAGE_3 "}\n[2 %1\r\n+a\r\n#t\r\n] done 2 %\n");
+}
+END_TEST
+
+START_TEST(a_reply_may_be_longer_than_it_says)
+{
+    static const char stream[] = "*2\r\n" MESSAGE_3 ":1\r\n$1\r\nx\r\n*0\r\n+OK\r\n";
+    int fd;
+    struct upstream_conn *uc = lend(0, 3, 0, &fd);
+    for (size_t cut = 1; cut < sizeof stream - 1; cut++) {
+        ask(uc, 1);
+        ask(uc, 2);
+        missing = 2;
+        say_bytes(fd, stream, cut);
+        say_bytes(fd, stream + cut, sizeof stream - 1 - cut);
+        ck_told("[1 *2\r\n" MESSAGE_3 ":1\r\n$1\r\nx\r\n*0\r\n] done 1 *\n[2 +OK\r\n] done 2 +\n");
+    }
+    close(fd);
 }
 END_TEST
 
@@ -1185,6 +1214,7 @@ int main(void)
         messages_among_replies_in_resp2,
         arrays_are_replies_to_who_has_not_subscribed,
         messages_among_replies_in_resp3,
+        a_reply_may_be_longer_than_it_says,
         a_message_for_nobody_is_dropped,
         a_message_is_for_whom_it_began,
         messages_may_settle_what_was_asked,
