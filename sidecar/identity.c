@@ -153,6 +153,7 @@ struct hello {
     struct proxy *proxy;
     struct request *request;
     struct upstream_conn *uc;
+    uint8_t before; /* the version that the client spoke */
 };
 
 /* The server's own words with our number for the client. False: they are not understood. */
@@ -174,16 +175,23 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
 {
     struct hello *hello = (struct hello *)q;
     struct request *r = hello->request;
-    if (r->caller && r->caller->lane == hello->uc && !error)
-        upstream_set_resp(hello->uc, r->caller->resp);
+    bool private = r->caller && r->caller->lane == hello->uc && !error;
+    bool refused = private && n > 0 && *reply == '-';
     bool wanted = r->caller && !r->muted;
-    if (wanted && (error || !write_theirs(r->caller, reply, n, &r->after)))
+    if (refused) /* it goes on as it did, whatever the server's version promised */
+        r->caller->resp = hello->before;
+    else if (private)
+        upstream_set_resp(hello->uc, r->caller->resp);
+    if (wanted && refused)
+        chain_append(&r->after, reply, n);
+    else if (wanted && (error || !write_theirs(r->caller, reply, n, &r->after)))
         write_hello(hello->proxy, r->caller, &r->after);
     free(hello);
     request_done(r);
 }
 
-void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc)
+void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc,
+                        unsigned before)
 {
     struct hello *hello = calloc(1, sizeof *hello);
     struct request *r = hello ? request_new(c) : NULL;
@@ -194,16 +202,17 @@ void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn 
         return;
     }
     r->exclusive = c->exclusive = true;
-    *hello = (struct hello){.query.done = hello_done, .proxy = p, .request = r, .uc = uc};
+    *hello = (struct hello){
+        .query.done = hello_done, .proxy = p, .request = r, .uc = uc, .before = (uint8_t)before};
     query_send(&hello->query, uc,
                (struct resp_slice[]){wire_text("HELLO"), wire_text(c->resp == 3 ? "3" : "2")}, 2);
 }
 
 /* The server tells what it is (its name, role, modules); without one the proxy does. */
-static void answer_hello(struct proxy *p, struct caller *c)
+static void answer_hello(struct proxy *p, struct caller *c, unsigned before)
 {
     if (!c->capture) {
-        identity_say_hello(p, c, proxy_shared_lane(p, c, c->db, c->resp));
+        identity_say_hello(p, c, proxy_shared_lane(p, c, c->db, c->resp), before);
         return;
     }
     write_hello(p, c, caller_reply(c));
@@ -264,8 +273,9 @@ void identity_hello(struct proxy *p, struct caller *c, const struct resp_slice *
                             "authenticate the client and select the RESP protocol version at the "
                             "same time");
     } else {
+        unsigned before = c->resp;
         c->resp = (uint8_t)version;
-        answer_hello(p, c);
+        answer_hello(p, c, before);
     }
 }
 

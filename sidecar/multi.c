@@ -255,8 +255,13 @@ static void follow_hello(struct caller *c, const struct request_plan *plan)
         c->resp != version; /* AUTH in it failed here: the two can't be told apart again */
 }
 
-static void run_local(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static void run_local(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                      bool refused)
 {
+    if (plan->command->id == COMMAND_ID_HELLO && refused) {
+        caller_answer_error(c, "NOPROTO unsupported protocol version");
+        return;
+    }
     if (plan->command->id == COMMAND_ID_CLIENT_GETREDIR)
         tracker_answer_redirect(c);
     else

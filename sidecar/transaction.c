@@ -163,7 +163,7 @@ static struct request_plan plan_of(const struct queued *q)
 }
 
 /* Its answer is caught and put where the stand-in's was. */
-static void answer_here(const struct reply *re, const struct queued *q)
+static void answer_here(const struct reply *re, const struct queued *q, char type)
 {
     struct caller *c = re->request->caller;
     struct request_plan plan = plan_of(q);
@@ -172,7 +172,7 @@ static void answer_here(const struct reply *re, const struct queued *q)
         return;
     chain_init(&answer, &c->loop->pool);
     c->capture = &answer;
-    re->hooks->run(re->proxy, c, &plan);
+    re->hooks->run(re->proxy, c, &plan, type == '-');
     c->capture = NULL;
     hand_on(re, &answer);
 }
@@ -212,7 +212,7 @@ static void end_element(const struct reply *re, const struct queued *q, char typ
     re->t->at++;
     re->t->begun = false;
     if (q->what == ELEMENT_LOCAL)
-        answer_here(re, q);
+        answer_here(re, q, type);
     else if (q->what == ELEMENT_GATHERED)
         hand_on_held(re, q);
     else if (q->what == ELEMENT_SELECT && type == '+' && c)

@@ -34,8 +34,9 @@ __attribute__((warn_unused_result)) bool transaction_add_setting(struct transact
                                                                  const struct request_plan *plan);
 
 struct transaction_hooks {
-    /* Runs a local command; it answers at once. */
-    void (*run)(struct proxy *p, struct caller *c, const struct request_plan *plan);
+    /* Runs a local command; it answers at once. `refused`: the server's answer to its stand-in was
+     * an error. */
+    void (*run)(struct proxy *p, struct caller *c, const struct request_plan *plan, bool refused);
     /* A setting was answered with +OK. */
     void (*set)(struct proxy *p, struct caller *c, const struct request_plan *plan);
     /* A gathered reply: appends what the client is to see of it. */

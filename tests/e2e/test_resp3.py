@@ -254,3 +254,7 @@ def test_a_server_that_knows_no_hello(redis_server, nearcache):
     three = near.wire()
     said = three.call("HELLO", 3)
     assert isinstance(said, RespError) or isinstance(three.call("GET", "k2"), RespError)
+    own = near.wire()  # who has a connection of its own stays with what that speaks
+    assert own.call("WATCH", "k") == "OK"
+    assert str(own.call("HELLO", 3, "SETNAME", "me")).startswith("ERR unknown command")
+    assert own.call_raw("GET", "k2") == b"$-1\r\n" and own.call("SUBSCRIBE", "c") == [b"subscribe", b"c", 1]

@@ -35,8 +35,10 @@ static size_t next_piece(struct pieces *pieces)
 /* --- what is queued ------------------------------------------------------------------------------
  */
 
-static void run_here(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static void run_here(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                     bool refused)
 {
+    (void)refused;
     (void)p;
     caller_answer_bulk(c, plan->argv[0].data, plan->argv[0].len);
 }

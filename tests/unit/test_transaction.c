@@ -33,8 +33,10 @@ static void on_progress(struct caller *c)
     (void)c;
 }
 
-static void run_here(struct proxy *p, struct caller *c, const struct request_plan *plan)
+static void run_here(struct proxy *p, struct caller *c, const struct request_plan *plan,
+                     bool refused)
 {
+    (void)refused;
     ck_assert_ptr_eq(p, &proxy);
     ck_assert_uint_eq(plan->argc, 2);
     caller_answer_bulk(c, plan->argv[1].data, plan->argv[1].len);
