@@ -327,11 +327,20 @@ void multi_exec_end(struct proxy *p, struct request *r, char type, const char *e
     forward_finish(p, r, type, error);
 }
 
+/* The MULTI of the client's next transaction, behind the EXEC or DISCARD of this one's, or NULL. */
+static const struct request *next_transaction(const struct request *r)
+{
+    const struct request *next = r->next;
+    while (next && next->effect != SESSION_EFFECT_MULTI)
+        next = next->next;
+    return next;
+}
+
 /* A second MULTI behind the one that was refused begins a transaction after all, of which nothing
  * is known here: what would be shown then can't be told. */
-static bool is_followed_by_another(const struct request *r)
+static bool is_followed_by_another(const struct request *r, const struct request *end)
 {
-    for (const struct request *next = r->next; next; next = next->next)
+    for (const struct request *next = r->next; next != end; next = next->next)
         if (next->effect == SESSION_EFFECT_NESTED)
             return true;
     return false;
@@ -342,18 +351,19 @@ static bool is_followed_by_another(const struct request *r)
 void multi_refused(const struct request *r)
 {
     struct caller *c = r->caller;
+    const struct request *end = next_transaction(r);
     c->session->pinned |= r->next != NULL;
-    if (is_followed_by_another(r)) {
+    if (is_followed_by_another(r, end)) {
         c->kill = true;
         c->progress(c);
         return;
     }
-    for (struct request *next = r->next, *after; next; next = after) {
+    for (struct request *next = r->next, *after; next != end; next = after) {
         after = next->next;
         if (next->sealed && !next->begun) /* else it has been refused here */
             request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
     }
-    if (!c->in_multi)
+    if (!c->in_multi || end) /* it is in that one */
         return;
     transaction_free(c->session->transaction);
     end_queueing(c);
