@@ -340,7 +340,7 @@ static const struct request *next_transaction(const struct request *r)
  * is known here: what would be shown then can't be told. */
 static bool is_followed_by_another(const struct request *r, const struct request *end)
 {
-    for (const struct request *next = r->next; next != end; next = next->next)
+    for (const struct request *next = r->next; next && next != end; next = next->next)
         if (next->effect == SESSION_EFFECT_NESTED)
             return true;
     return false;
@@ -358,7 +358,7 @@ void multi_refused(const struct request *r)
         c->progress(c);
         return;
     }
-    for (struct request *next = r->next, *after; next != end; next = after) {
+    for (struct request *next = r->next, *after; next && next != end; next = after) {
         after = next->next;
         if (next->sealed && !next->begun) /* else it has been refused here */
             request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
