@@ -153,7 +153,6 @@ struct hello {
     struct proxy *proxy;
     struct request *request;
     struct upstream_conn *uc;
-    uint8_t before; /* the version that the client spoke */
 };
 
 /* The server's own words with our number for the client. False: they are not understood. */
@@ -179,7 +178,7 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
     bool refused = private && n > 0 && *reply == '-';
     bool wanted = r->caller && !r->muted;
     if (refused) /* it goes on as it did, whatever the server's version promised */
-        r->caller->resp = hello->before;
+        r->caller->resp = (uint8_t)upstream_resp(hello->uc);
     else if (private)
         upstream_set_resp(hello->uc, r->caller->resp);
     if (wanted && refused)
@@ -190,8 +189,7 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
     request_done(r);
 }
 
-void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc,
-                        unsigned before)
+void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc)
 {
     struct hello *hello = calloc(1, sizeof *hello);
     struct request *r = hello ? request_new(c) : NULL;
@@ -202,17 +200,16 @@ void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn 
         return;
     }
     r->exclusive = c->exclusive = true;
-    *hello = (struct hello){
-        .query.done = hello_done, .proxy = p, .request = r, .uc = uc, .before = (uint8_t)before};
+    *hello = (struct hello){.query.done = hello_done, .proxy = p, .request = r, .uc = uc};
     query_send(&hello->query, uc,
                (struct resp_slice[]){wire_text("HELLO"), wire_text(c->resp == 3 ? "3" : "2")}, 2);
 }
 
 /* The server tells what it is (its name, role, modules); without one the proxy does. */
-static void answer_hello(struct proxy *p, struct caller *c, unsigned before)
+static void answer_hello(struct proxy *p, struct caller *c)
 {
     if (!c->capture) {
-        identity_say_hello(p, c, proxy_shared_lane(p, c, c->db, c->resp), before);
+        identity_say_hello(p, c, proxy_shared_lane(p, c, c->db, c->resp));
         return;
     }
     write_hello(p, c, caller_reply(c));
@@ -273,9 +270,8 @@ void identity_hello(struct proxy *p, struct caller *c, const struct resp_slice *
                             "authenticate the client and select the RESP protocol version at the "
                             "same time");
     } else {
-        unsigned before = c->resp;
         c->resp = (uint8_t)version;
-        answer_hello(p, c, before);
+        answer_hello(p, c);
     }
 }
 

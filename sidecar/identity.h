@@ -27,9 +27,8 @@ void identity_auth(struct proxy *p, struct caller *c, const struct resp_slice *a
 void identity_hello(struct proxy *p, struct caller *c, const struct resp_slice *argv, size_t argc);
 /* HELLO's answer once it has been agreed to: the server's own, which `uc` is asked for in the
  * client's version of the protocol. If that is the client's own connection and the server refuses,
- * it stays with the version it had `before`. */
-void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc,
-                        unsigned before);
+ * both stay with the version that the connection speaks. */
+void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc);
 /* ACL WHOAMI */
 void identity_whoami(struct proxy *p, struct caller *c);
 

@@ -63,7 +63,6 @@ static void run_hello(struct proxy *p, struct caller *c, const struct request_pl
 {
     struct chain answer;
     struct iovec first;
-    unsigned before = c->resp;
     chain_init(&answer, &c->loop->pool);
     c->capture = &answer;
     local_run(p, c, plan->command, plan->argv, plan->argc);
@@ -75,7 +74,7 @@ static void run_hello(struct proxy *p, struct caller *c, const struct request_pl
     if (refused)
         caller_replied(c);
     else
-        identity_say_hello(p, c, c->lane, before);
+        identity_say_hello(p, c, c->lane);
 }
 
 /* --- effects ------------------------------------------------------------------------------------

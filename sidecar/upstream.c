@@ -675,6 +675,11 @@ void upstream_set_resp(struct upstream_conn *uc, unsigned resp)
     pipeline_set_resp(uc->pipeline, resp);
 }
 
+unsigned upstream_resp(const struct upstream_conn *uc)
+{
+    return uc->resp;
+}
+
 uint64_t upstream_client_id(const struct upstream_conn *uc)
 {
     return is_ready(uc) ? pipeline_handshake(uc->pipeline)->id : 0;

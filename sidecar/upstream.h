@@ -97,6 +97,8 @@ void upstream_patience(struct upstream_conn *uc, int change);
 /* The server has agreed to these. */
 void upstream_set_db(struct upstream_conn *uc, uint32_t db);
 void upstream_set_resp(struct upstream_conn *uc, unsigned resp);
+/* The version of the protocol that it speaks. */
+unsigned upstream_resp(const struct upstream_conn *uc);
 /* The server's CLIENT ID of a private connection; 0: not known (yet). */
 uint64_t upstream_client_id(const struct upstream_conn *uc);
 /* A private connection owes replies. */
