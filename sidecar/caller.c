@@ -250,6 +250,22 @@ void request_bytes(struct request *r, const char *p, size_t n)
     conn_send(c->conn);
 }
 
+void request_chain(struct request *r, struct chain *bytes)
+{
+    assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
+    struct caller *c = r->caller;
+    if (!c || r->muted) {
+        chain_clear(bytes);
+        return;
+    }
+    r->begun = true;
+    chain_move(c->head == r ? conn_out(c->conn) : &r->body, bytes);
+    if (c->head == r)
+        conn_send(c->conn);
+    else
+        count_parked(r);
+}
+
 void request_done(struct request *r)
 {
     assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);

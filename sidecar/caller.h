@@ -160,6 +160,9 @@ void caller_not_sent(struct caller *c);
 /* A reply that will come later. NULL: out of memory. */
 struct request *request_new(struct caller *c);
 void request_bytes(struct request *r, const char *p, size_t n);
+/* All of a chain of the same pool, which is empty then. If it has failed the client is
+ * disconnected, because its later replies would be shifted. */
+void request_chain(struct request *r, struct chain *bytes);
 /* Its reply is complete: frees it, now or when its turn has come. What request.c hung on it is
  * gone. */
 void request_done(struct request *r);

@@ -147,16 +147,6 @@ static void emit(void *ctx, const char *p, size_t n)
     request_bytes(ctx, p, n);
 }
 
-static void hand_on(const struct reply *re, struct chain *bytes)
-{
-    struct iovec piece;
-    while (chain_iov(bytes, &piece, 1) == 1) {
-        request_bytes(re->request, piece.iov_base, piece.iov_len);
-        chain_consume(bytes, piece.iov_len);
-    }
-    chain_clear(bytes);
-}
-
 static struct request_plan plan_of(const struct queued *q)
 {
     return (struct request_plan){.argv = q->argv, .argc = q->argc, .command = q->command};
@@ -174,7 +164,7 @@ static void answer_here(const struct reply *re, const struct queued *q, char typ
     c->capture = &answer;
     re->hooks->run(re->proxy, c, &plan, type == '-');
     c->capture = NULL;
-    hand_on(re, &answer);
+    request_chain(re->request, &answer);
 }
 
 /* q NULL: a message. */
@@ -189,12 +179,12 @@ static void hand_on_held(const struct reply *re, const struct queued *q)
         if (t->held.failed && q)
             chain_append(&out, UPSTREAM_NO_MEMORY, sizeof UPSTREAM_NO_MEMORY - 1);
         else if (t->held.failed) /* messages are not lost without notice */
-            c->kill = true;
+            out.failed = true;
         else if (q)
             re->hooks->gathered(re->proxy, c, q->command, held, &out);
         else
             re->hooks->message(c, held, &out);
-        hand_on(re, &out);
+        request_chain(re->request, &out);
     }
     t->held.len = 0;
     t->held.failed = false;

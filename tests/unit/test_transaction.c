@@ -12,7 +12,8 @@ enum {
     FIRST = 'f',    /* its first element is a key */
     STREAMS = 's',  /* as XREAD's */
     SELECT = 'd',   /* changes to database 7 */
-    LOCAL = 'l',    /* answered here, with what it was called with */
+    LOCAL = 'l',    /* answered here, with what it was called with, .. */
+    FAILING = 'x',  /* .. for which there is no memory */
     GATHERED = 'g', /* seen whole, then shown in brackets */
     PUSH = 'u',     /* the same of a SUBSCRIBE */
     SETTING = 'o',  /* its +OK is noted */
@@ -39,6 +40,7 @@ static void run_here(struct proxy *p, struct caller *c, const struct request_pla
     (void)refused;
     ck_assert_ptr_eq(p, &proxy);
     ck_assert_uint_eq(plan->argc, 2);
+    caller_reply(c)->failed = plan->argv[0].len == 0;
     caller_answer_bulk(c, plan->argv[1].data, plan->argv[1].len);
 }
 
@@ -76,16 +78,16 @@ static void add(struct transaction *t, char what)
 {
     /* A copy that is gone afterwards: the arguments are to be copied. */
     char *argument = strdup("argument");
-    struct resp_slice argv[] = {{"client", 6}, {argument, 8}};
+    struct resp_slice argv[] = {{"client", what == FAILING ? 0 : 6}, {argument, 8}};
     struct request_plan plan = {.argv = argv, .argc = 2};
     struct resp_slice prefix = {"svc:", 4};
     bool ok = what == PLAIN     ? transaction_add(t, NULL)
               : what == FIRST   ? transaction_add(t, resp_rewriter_new(RESP_KEYS_FIRST, prefix))
               : what == STREAMS ? transaction_add(t, resp_rewriter_new(RESP_KEYS_STREAMS, prefix))
               : what == SELECT  ? transaction_add_select(t, 7)
-              : what == LOCAL   ? transaction_add_local(t, &plan)
-              : what == SETTING ? transaction_add_setting(t, &plan)
-                                : transaction_add_gathered(t, NULL, what == PUSH);
+              : what == LOCAL || what == FAILING ? transaction_add_local(t, &plan)
+              : what == SETTING                  ? transaction_add_setting(t, &plan)
+                                                 : transaction_add_gathered(t, NULL, what == PUSH);
     ck_assert(ok);
     free(argument);
 }
@@ -191,6 +193,18 @@ START_TEST(local_answers_take_the_place_of_stand_ins)
           "*2\r\n$8\r\nargument\r\n$8\r\nargument\r\n");
     check("lf", "*2\r\n-LOADING\r\n*1\r\n$5\r\nsvc:k\r\n",
           "*2\r\n$8\r\nargument\r\n*1\r\n$1\r\nk\r\n");
+}
+END_TEST
+
+/* All later ones would take the place of the one before. */
+START_TEST(a_lost_answer_is_noticed)
+{
+    begin("lxp");
+    feed("*3\r\n+PONG\r\n", 11);
+    ck_assert(!exec->body.failed);
+    feed("+PONG\r\n:1\r\n", 11);
+    ck_assert(exec->body.failed);
+    end();
 }
 END_TEST
 
@@ -338,6 +352,7 @@ int main(void)
         plain_elements_pass,
         keys_are_stripped_where_they_are,
         local_answers_take_the_place_of_stand_ins,
+        a_lost_answer_is_noticed,
         gathered_ones_come_whole,
         messages_between_elements_are_none,
         select_changes_the_database_when_it_is_run,
