@@ -39,6 +39,8 @@ struct client {
     bool closed;
     bool held;          /* not read from until enough of what it is owed has been sent, .. */
     bool waits_for_all; /* .. which is all of it */
+    size_t late;        /* bytes of what is offered that had arrived, .. */
+    uint64_t late_at;   /* .. by then, when a command before them began to wait for a connection */
     struct proxy *proxy;
     struct resp_request parser;
     struct loop_job grave;
@@ -106,6 +108,7 @@ static bool may_take(const struct client *cl)
 
 struct batch {
     size_t n, most;
+    size_t at;               /* where it begins in what is offered */
     size_t first_arg[BATCH]; /* index into args */
     size_t argc[BATCH];
     size_t end[BATCH]; /* offset behind the command */
@@ -169,6 +172,8 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
     for (size_t i = 0; i < b->n; i++) {
         if (!may_take(cl))
             return i ? b->end[i - 1] : 0;
+        if (cl->late)
+            cl->caller.arrived = b->at + (i ? b->end[i - 1] : 0) < cl->late ? cl->late_at : 0;
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
@@ -196,12 +201,31 @@ static void wait_a_while(struct client *cl)
         conn_pause(cl->caller.conn);
 }
 
+/* The command at `at` of n bytes waits for a connection. Those behind it wait as well, each from
+ * now on, not from when it is its turn: else they would be refused one by one. */
+static void note_wait(struct client *cl, size_t at, size_t n)
+{
+    if (!cl->caller.wait_since || at < cl->late)
+        return;
+    cl->late = n;
+    cl->late_at = cl->caller.wait_since;
+}
+
+/* So many bytes are gone. */
+static void forget_late(struct client *cl, size_t taken)
+{
+    cl->late -= taken < cl->late ? taken : cl->late;
+    if (!cl->late)
+        cl->caller.arrived = 0;
+}
+
 /* Takes what it can of p[0..n); returns the bytes taken. */
 static size_t take(struct client *cl, const char *p, size_t n)
 {
     size_t at = 0;
     while (at < n && may_take(cl)) {
         struct batch b;
+        b.at = at;
         char error[RESP_ERROR_MAX];
         bool sound = find_commands(cl, &b, p + at, n - at, error);
         size_t whole = b.n ? b.end[b.n - 1] : 0;
@@ -209,6 +233,7 @@ static size_t take(struct client *cl, const char *p, size_t n)
         at += taken;
         if (taken < whole) {
             cl->parser = (struct resp_request){0}; /* the rest is parsed again from its start */
+            note_wait(cl, at, n);
             wait_a_while(cl);
             return at;
         }
@@ -268,6 +293,8 @@ static size_t on_bytes(void *ctx, const char *p, size_t n)
     resp_args_reset(&cl->proxy->args);
     if (cl->closed)
         return n;
+    if (cl->late)
+        forget_late(cl, taken);
     if (!cl->caller.kill)
         send_replies(cl->caller.conn);
     if (leave_if_done(cl) || cl->caller.quitting ||

@@ -41,7 +41,7 @@ void lend_stop_waiting(struct proxy *p, struct caller *c)
 enum request_outcome lend_wait(struct proxy *p, struct caller *c)
 {
     if (!c->wait_since) {
-        c->wait_since = loop_now(p->loop);
+        c->wait_since = c->arrived ? c->arrived : loop_now(p->loop);
         TAILQ_INSERT_TAIL(&p->waiting, c, wait_entry);
     }
     return REQUEST_LATER;
@@ -49,7 +49,8 @@ enum request_outcome lend_wait(struct proxy *p, struct caller *c)
 
 bool lend_has_waited_enough(const struct proxy *p, const struct caller *c)
 {
-    return c->wait_since && loop_now(p->loop) - c->wait_since >= p->config->upstream_session_wait;
+    uint64_t since = c->wait_since ? c->wait_since : c->arrived;
+    return since && loop_now(p->loop) - since >= p->config->upstream_session_wait;
 }
 
 static void wake_first(struct proxy *p)

@@ -491,6 +491,24 @@ def test_waiting_for_a_session_ends_with_a_clear_error(stack):
     assert waiter.call("MULTI") == "OK" and waiter.call("EXEC") == []
 
 
+@pytest.mark.one_worker
+def test_what_waits_together_is_refused_together(stack):
+    """Not one command in each session_wait; what comes later has its own."""
+    near = stack("--set", "upstream.sessions=1", "--set", "upstream.session_wait=500ms")
+    holder, many, late = near.wire(), near.wire(), near.wire()
+    assert holder.call("MULTI") == "OK"
+    many.send(encode("BLPOP", "k", 0) * 100)
+    assert near.wire().call("PING") == "PONG"  # they have arrived
+    assert "no private connection" in str(late.call("BLPOP", "k", 0))
+    assert near.wire().call("PING") == "PONG"
+    answers = many.socket.recv(1 << 16, socket.MSG_DONTWAIT)
+    assert answers.count(b"-NEARCACHE no private connection") == 100
+    many.command("EVAL", "return 7", 0)
+    assert near.wire().call("PING") == "PONG"
+    assert holder.call("EXEC") == []
+    assert many.reply() == 7
+
+
 @pytest.mark.parametrize("commands", [
     [["WATCH"]], [["MULTI", "x"]], [["BLPOP", "k", "x"]], [["EVAL", "return 1", "abc"]], [["XREAD", "BLOCK"]],
     [["WAIT", "x", "y"]], [["UNWATCH"]], [["DISCARD"]], [["CLIENT", "CACHING", "YES"]], [["PUNSUBSCRIBE"]],
