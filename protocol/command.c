@@ -24,7 +24,7 @@ enum {
 /* clang-format off */
 #define F(flag) COMMAND_FLAG_##flag
 #define NO_KEYS .n_specs = 0
-#define SPECS(n, ...) .n_specs = (n), .specs = {__VA_ARGS__}
+#define SPECS(n, ...) .n_specs = (n), .specs = (const struct command_key_spec[]){__VA_ARGS__}
 #define AT(access, position, found) \
     {.begin = COMMAND_BEGIN_INDEX, .flags = ACCESS_##access, .index = (position), found}
 #define AFTER(access, word, from, found) \
@@ -42,9 +42,17 @@ enum {
                           .class_ = COMMAND_##class__, .walk = COMMAND_WALK_##walk_, \
                           .keys_in_reply = RESP_KEYS_##reply_, .cacheable = COMMAND_CACHEABLE_##cacheable_, .absent = COMMAND_ABSENT_##absent_, \
                           .channels = COMMAND_CHANNELS_##channels_, \
-                          .keys_unknown = (unknown_), .id = COMMAND_ID_##id_, __VA_ARGS__},
+                          .keys_unknown = (unknown_), __VA_ARGS__},
 /* clang-format on */
-static const struct command BUILT_IN[COMMAND_ID_COUNT] = {
+/* What a struct command starts as; most have one spec or none, and no room is kept for more. */
+static const struct built_in {
+    const char *name;
+    const struct command_key_spec *specs;
+    int arity;
+    uint32_t flags;
+    uint8_t class_, walk, keys_in_reply, channels, cacheable, absent, n_specs;
+    bool keys_unknown;
+} BUILT_IN[COMMAND_ID_COUNT] = {
 #include "commands.def"
 };
 
@@ -207,14 +215,34 @@ static bool one_key_at_1(const struct command *c)
            s->last == 0 && !(s->flags & COMMAND_KEY_NOT_KEY);
 }
 
+static struct command built_in_row(size_t id)
+{
+    const struct built_in *b = &BUILT_IN[id];
+    struct command c = {.name = b->name,
+                        .arity = b->arity,
+                        .flags = b->flags,
+                        .class_ = b->class_,
+                        .walk = b->walk,
+                        .keys_in_reply = b->keys_in_reply,
+                        .channels = b->channels,
+                        .cacheable = b->cacheable,
+                        .absent = b->absent,
+                        .keys_unknown = b->keys_unknown,
+                        .id = (uint16_t)id,
+                        .n_specs = b->n_specs};
+    for (size_t i = 0; i < b->n_specs; i++)
+        c.specs[i] = b->specs[i];
+    c.one_key_at_1 = one_key_at_1(&c);
+    return c;
+}
+
 /* The built-in rows and nothing else. A container's row stands before its sub-commands'. */
 static void start_over(struct command_table *t)
 {
     memset(t->slots, 0, (t->mask + 1) * sizeof *t->slots);
     t->used = 0;
-    memcpy(t->built_in, BUILT_IN, sizeof BUILT_IN);
     for (size_t i = 0; i < COMMAND_ID_COUNT; i++) {
-        t->built_in[i].one_key_at_1 = one_key_at_1(&t->built_in[i]);
+        t->built_in[i] = built_in_row(i);
         enlist(t, &t->built_in[i]);
     }
 }
@@ -225,7 +253,7 @@ struct command_table *command_table_new(void)
     struct command_table *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
-    t->built_in = malloc(sizeof BUILT_IN);
+    t->built_in = malloc(COMMAND_ID_COUNT * sizeof *t->built_in);
     if (!t->built_in || !grow(t)) {
         command_table_free(t);
         return NULL;

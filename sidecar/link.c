@@ -71,14 +71,19 @@ static void set_state(struct link *l, enum link_state to)
 /* --- the end of a connection --------------------------------------------------------------------
  */
 
+static void free_reader(struct link *l)
+{
+    if (l->reader)
+        redisReaderFree(l->reader);
+    l->reader = NULL;
+}
+
 static void close_connection(struct link *l)
 {
     if (l->conn)
         conn_close(l->conn);
     l->conn = NULL;
-    if (l->reader)
-        redisReaderFree(l->reader);
-    l->reader = NULL;
+    free_reader(l);
 }
 
 /* 0: from now on they do not. */
@@ -289,7 +294,8 @@ static void read_specs(struct command *c, const redisReply *specs)
         s->flags = read_key_flags(member(r, "flags"));
         read_begin(s, member(r, "begin_search"));
         read_find(s, member(r, "find_keys"));
-        if (is_incomplete(member(r, "flags"))) /* there are keys beside those it tells */
+        bool more = c->n_specs == COMMAND_SPECS_MAX && i + 1 < specs->elements;
+        if (more || is_incomplete(member(r, "flags"))) /* there are keys beside those it tells */
             s->find = COMMAND_FIND_UNKNOWN;
     }
 }
@@ -634,6 +640,8 @@ static void take_answers(struct link *l, const char *p, size_t n)
             fail(l, "unexpected reply"); /* it has not been asked yet */
         freeReplyObject(reply);
     }
+    if (l->conn == conn && l->state >= LINK_SUBSCRIBING)
+        free_reader(l); /* its buffer still has room for COMMAND's reply */
 }
 
 static size_t on_bytes(void *ctx, const char *p, size_t n)
