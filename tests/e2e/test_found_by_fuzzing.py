@@ -95,6 +95,23 @@ def test_what_is_altered_on_its_way_is_not_shown_behind_a_refused_multi(redis_se
     replies = [wire.reply() for _ in range(6)]
     assert replies.pop(2) == b"1" and str(replies.pop(0)).startswith("NOPERM")
     assert {str(reply) for reply in replies} == {"NEARCACHE not queued, because MULTI was refused"}
+
+
+def test_the_next_transaction_is_none_of_the_refused_ones(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache("--set", "admin_commands=allow", upstream=server)
+    server.client().acl_setuser("default", enabled=True, commands=["-multi"])
+    server.client().set("demo:k", 1)
+    wire = near.wire()
+    wire.send(encode("MULTI") + encode("KEYS", "*") + encode("EXEC") +
+              encode("ACL", "SETUSER", "default", "+multi") +
+              encode("MULTI") + encode("KEYS", "*") + encode("CLIENT", "ID") + encode("EXEC"))
+    replies = [wire.reply() for _ in range(8)]
+    assert str(replies[0]).startswith("NOPERM")
+    assert str(replies[1]) == "NEARCACHE not queued, because MULTI was refused"
+    assert str(replies[2]) == "ERR EXEC without MULTI"
+    assert replies[3:7] == ["OK", "OK", "QUEUED", "QUEUED"]
+    assert replies[7] == [[b"k"], wire.call("CLIENT", "ID")]
     assert wire.call("PING") == "PONG"
 
 
