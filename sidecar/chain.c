@@ -8,7 +8,7 @@
 enum {
     CHUNK_BYTES = 16 * 1024,      /* of a pooled chunk, header included */
     CHUNK_BYTES_MAX = 256 * 1024, /* large contents: fewer chunks, still released bit by bit */
-    POOL_SPARE = 64,
+    POOL_SPARE = 40,
     COPY_RATHER_THAN_LINK = 1024, /* chain_move: below this a copy beats a mostly empty chunk */
 };
 

@@ -29,7 +29,7 @@ enum {
     BUFFERS_MIN = 16 << 20, /* bytes */
     BUFFERS_MAX = 1 << 30,  /* unless the configuration says so */
     OF_OUR_OWN = 8 << 20,   /* what the process takes besides buffers and the L1 */
-    TRIM_FROM = 8 << 20,    /* bytes given back before the allocator is asked for them */
+    TRIM_FROM = 1 << 20,    /* bytes given back before the allocator is asked for them */
     TRIM_EVERY = 1000,      /* ms */
 };
 
