@@ -165,7 +165,7 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
         if (*plans[i].text != '*')
             plans[i].text = NULL;
         plans[i].block = block;
-        request_plan(p, &plans[i], i ? &plans[i - 1] : NULL);
+        request_plan(p, &plans[i], i ? plans[i - 1].command : cl->caller.last_command);
     }
     for (size_t i = 0; i < b->n; i++)
         request_prefetch(p, &plans[i]);

@@ -21,30 +21,33 @@
 /* --- plan and prefetch --------------------------------------------------------------------------
  */
 
-/* The same bytes; words are short. */
-static inline bool is_same_word(struct resp_slice a, struct resp_slice b)
+/* `name` is lower case. A zero byte is like any other that no name has. */
+static inline bool is_named(struct resp_slice word, const char *name)
 {
-    size_t i = 0;
-    while (i < a.len && i < b.len && a.data[i] == b.data[i])
-        i++;
-    return i == a.len && i == b.len;
+    for (size_t i = 0; i < word.len; i++) {
+        char c = word.data[i];
+        bool same = c == name[i] || (c >= 'A' && c <= 'Z' && (c | 0x20) == name[i]);
+        if (!same || !c)
+            return false;
+    }
+    return name[word.len] == 0;
 }
 
 /* Clients tend to ask for the same again and again. */
 static inline const struct command *find(const struct proxy *p, const struct request_plan *plan,
-                                         const struct request_plan *before)
+                                         const struct command *guess)
 {
     if (plan->argc == 0)
         return NULL;
-    if (before && before->command && before->command->one_key_at_1 && /* it is no sub-command */
-        is_same_word(plan->argv[0], before->argv[0]))
-        return before->command;
+    /* One key stands first: it is no sub-command. What was learned may have been forgotten. */
+    if (guess && guess->one_key_at_1 && !guess->learned && is_named(plan->argv[0], guess->name))
+        return guess;
     return command_find(p->commands, plan->argv, plan->argc);
 }
 
-void request_plan(struct proxy *p, struct request_plan *plan, const struct request_plan *before)
+void request_plan(struct proxy *p, struct request_plan *plan, const struct command *guess)
 {
-    plan->command = find(p, plan, before);
+    plan->command = find(p, plan, guess);
     plan->cached = plan->command && reads_takes(p, plan);
     if (!plan->cached)
         return;

@@ -11,8 +11,8 @@
 
 #include "forward.h"
 
-/* `before`: the one before it in the batch, or NULL. */
-void request_plan(struct proxy *p, struct request_plan *plan, const struct request_plan *before);
+/* `guess`: the client's command before it, or NULL. */
+void request_plan(struct proxy *p, struct request_plan *plan, const struct command *guess);
 void request_prefetch(const struct proxy *p, const struct request_plan *plan);
 
 __attribute__((warn_unused_result)) enum request_outcome
