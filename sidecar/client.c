@@ -237,8 +237,9 @@ static size_t take(struct client *cl, const char *p, size_t n)
             wait_a_while(cl);
             return at;
         }
-        if (!sound) {
-            protocol_error(cl, error);
+        if (!sound) { /* unless the client has left, or said that it will */
+            if (!cl->closed && !cl->caller.quitting && !cl->caller.kill)
+                protocol_error(cl, error);
             return n;
         }
         if (b.n < b.most)

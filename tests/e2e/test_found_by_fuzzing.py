@@ -1,4 +1,5 @@
 """What the fuzzer of the whole proxy (tests/fuzz/fuzz_proxy.c) has found, with real servers."""
+import contextlib
 import socket
 import struct
 
@@ -171,3 +172,22 @@ def test_reply_off_is_for_a_late_ping_too(redis_server, nearcache):
     server.resume()
     wire.send(encode("CLIENT", "REPLY", "ON"))
     assert wire.reply() == "OK"
+
+
+def test_bytes_that_are_no_command_behind_one_that_ended_the_client(redis_server, nearcache):
+    near = nearcache("--set", "client.max_output=1mb", "--set", "client.soft_output=1mb", "--set", "l1.max_value=32mb",
+                     upstream=redis_server())
+    wire = near.wire()
+    big = b"x" * (16 << 20)
+    assert wire.call("SET", "k", big) == "OK"
+    while int(stats(wire)[b"hits"]) == 0:
+        reader = near.wire()
+        reader.command("GET", "k")
+        with contextlib.suppress(EOFError, ConnectionError):
+            reader.reply()
+        reader.close()
+    leaving = near.wire()
+    leaving.send(encode("GET", "k") + b"*no number\r\n")
+    with contextlib.suppress(EOFError, ConnectionError):
+        leaving.reply()
+    assert wire.call("PING") == "PONG"

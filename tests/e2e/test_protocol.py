@@ -47,6 +47,8 @@ ODD = [
     b"zunionstore d 0 k\r\nzunionstore d x k\r\n",
     b"set k v ex 0\r\nset k v nx xx\r\nincr k\r\nlpush k x\r\n",
     b"flushdb nosuch\r\n",
+    b"QUIT\r\n*abc\r\n",
+    b"*1\r\n$4\r\nQUIT\r\n*1\r\n+PING\r\n",
     b"scan abc\r\nscan 0 match\r\nscan 0 count 0\r\nscan 0 nosuch x\r\n",
 ]
 
