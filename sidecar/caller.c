@@ -23,11 +23,13 @@ static void request_free(struct request *r)
     spares_give(&r->loop->requests, r);
 }
 
-/* Bytes that wait for an earlier reply are the client's doing too. */
+/* What waits for an earlier reply, or behind this one, is the client's doing too: with the chunks
+ * that it takes up, of which a short answer has one to itself. */
 static void count_parked(struct request *r)
 {
-    r->caller->parked += r->body.len - r->parked;
-    r->parked = r->body.len;
+    size_t parked = r->body.footprint + r->after.footprint;
+    r->caller->parked += parked - r->parked;
+    r->parked = parked;
 }
 
 static struct request *pop(struct caller *c)
@@ -106,6 +108,8 @@ struct chain *caller_reply(struct caller *c)
         return &c->discard;
     if (!c->head)
         return conn_out(c->conn);
+    if (c->tail->state == REQUEST_DONE && !c->tail->after.len && !c->tail->after.failed)
+        return &c->tail->body; /* both leave when it is their turn */
     struct request *r = request_new(c);
     if (!r) {
         conn_out(c->conn)->failed = true; /* a missing reply would shift all later ones */
@@ -193,6 +197,8 @@ struct chain *caller_push(struct caller *c)
 
 void caller_pushed(struct caller *c)
 {
+    if (c->head)
+        count_parked(c->head);
     conn_send(c->conn);
 }
 
@@ -300,6 +306,8 @@ static void put_in_place(struct request *r, struct request *stand_in)
     stand_in->next = r->next;
     if (c->tail == r)
         c->tail = stand_in;
+    c->parked -= r->parked;
+    r->parked = 0;
     r->caller = NULL;
     r->next = NULL;
 }
@@ -334,7 +342,7 @@ size_t caller_unread(const struct caller *c)
 size_t caller_footprint(const struct caller *c)
 {
     return conn_input_capacity(c->conn) + conn_out(c->conn)->footprint + c->parked + c->owed_bytes +
-           c->owed * sizeof(struct request);
+           c->queued_bytes + c->owed * sizeof(struct request);
 }
 
 bool caller_set_text(char **at, struct resp_slice text)

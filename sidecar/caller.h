@@ -100,7 +100,8 @@ struct caller {
     struct request *head, *tail;
     uint64_t asked; /* one bit of 64 for each key that it waits for the upstream's reply about */
     size_t owed, owed_bytes;
-    size_t parked; /* bytes of replies that wait for an earlier one */
+    size_t parked;       /* bytes of replies that wait for an earlier one, with their chunks */
+    size_t queued_bytes; /* copied of what it has queued with MULTI */
     uint64_t
         held_since; /* when its upstream was held back for it; 0: it has read everything since */
     /* Called when a request has left the FIFO. Set by the client module. */

@@ -177,6 +177,8 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;
         if (cl->waits_for_all)
             return i ? b->end[i - 1] : 0;
+        if (cl->late && cl->caller.lane) /* it has not waited in vain: the others wait anew */
+            cl->late = cl->caller.arrived = 0;
         bound_output(cl);
         p->metrics->commands += plans[i].argc > 0;
     }

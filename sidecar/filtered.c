@@ -50,9 +50,11 @@ void filtered_ask(struct proxy *p, struct caller *c, filter_alter *alter, int64_
         caller_answer_text(c, UPSTREAM_NO_MEMORY);
         return;
     }
-    if (c->session) /* confirmations of a SUBSCRIBE behind it, on that, would come before its reply
-                     */
+    if (filtered_goes_elsewhere(c)) /* what follows on its own connection would overtake it */
         r->exclusive = c->exclusive = true;
+    for (size_t i = 0; i < argc; i++)
+        r->cost += argv[i].len;
+    c->owed_bytes += r->cost;
     *f = (struct filter){.query.done = on_reply,
                          .proxy = p,
                          .request = r,
@@ -404,6 +406,19 @@ void filtered_pubsub(struct proxy *p, struct caller *c, const struct request_pla
     }
     free(argv);
     free(names.p);
+}
+
+/* --- which ones ---------------------------------------------------------------------------------
+ */
+
+bool filtered_is_asked(const struct proxy *p, const struct command *command)
+{
+    return command->id == COMMAND_ID_INFO || filtered_applies(p, command);
+}
+
+bool filtered_goes_elsewhere(const struct caller *c)
+{
+    return c->session || c->resp != 2;
 }
 
 /* --- within EXEC --------------------------------------------------------------------------------

@@ -34,6 +34,12 @@ void filtered_pubsub(struct proxy *p, struct caller *c, const struct request_pla
 /* --- the way of such a reply --------------------------------------------------------------------
  */
 
+/* Does a command take it? */
+bool filtered_is_asked(const struct proxy *p, const struct command *command);
+/* The way is a shared connection in RESP2. Not the one that this client's other requests take: it
+ * is sent when nothing is owed to the client, and nothing is sent before it is answered. */
+bool filtered_goes_elsewhere(const struct caller *c);
+
 struct filter;
 /* Appends to `out` what the client is to see of the server's reply (whole, in RESP2; no bytes: it
  * could not be had). False: it is to see that reply, or error, itself. */

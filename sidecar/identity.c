@@ -189,14 +189,26 @@ static void hello_done(struct query *q, const char *reply, size_t n, const char 
     request_done(r);
 }
 
+/* For want of memory. The server's side of the client's own connection has not changed. */
+static void answer_unasked(struct proxy *p, struct caller *c, const struct upstream_conn *uc)
+{
+    if (uc && uc == c->lane) {
+        c->resp = (uint8_t)upstream_resp(uc);
+        caller_not_sent(c);
+        caller_answer_text(c, UPSTREAM_NO_MEMORY);
+        return;
+    }
+    write_hello(p, c, caller_reply(c));
+    caller_replied(c);
+}
+
 void identity_say_hello(struct proxy *p, struct caller *c, struct upstream_conn *uc)
 {
     struct hello *hello = calloc(1, sizeof *hello);
     struct request *r = hello ? request_new(c) : NULL;
     if (!r) {
         free(hello);
-        write_hello(p, c, caller_reply(c));
-        caller_replied(c);
+        answer_unasked(p, c, uc);
         return;
     }
     r->exclusive = c->exclusive = true;

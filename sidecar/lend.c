@@ -109,6 +109,7 @@ static void forget(struct session *s)
     c->session = NULL;
     c->lane = NULL;
     c->in_multi = false;
+    c->queued_bytes = 0;
     c->state = (struct caller_state){.blocking = c->state.blocking};
     transaction_free(s->transaction);
     lend_forget_message(s);

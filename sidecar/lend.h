@@ -37,6 +37,7 @@ enum session_effect {
     SESSION_EFFECT_NONE,
     SESSION_EFFECT_MULTI,
     SESSION_EFFECT_NESTED, /* a MULTI within */
+    SESSION_EFFECT_END,    /* of MULTI, WATCH */
     SESSION_EFFECT_TRACKING
 };
 

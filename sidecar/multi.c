@@ -15,7 +15,7 @@
 
 void multi_begin(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    struct transaction *t = transaction_new();
+    struct transaction *t = transaction_new(&c->loop->budget);
     struct request *r = t ? forward_run(p, c, plan) : NULL;
     if (r) {
         r->effect = SESSION_EFFECT_MULTI;
@@ -43,6 +43,7 @@ static void end_queueing(struct caller *c)
     c->in_multi = false;
     c->state.watching = false;
     c->state.queued = 0;
+    c->queued_bytes = 0;
     c->session->transaction = NULL;
 }
 
@@ -50,7 +51,10 @@ static void run_discard(struct proxy *p, struct caller *c, const struct request_
 {
     transaction_free(c->session->transaction);
     end_queueing(c);
-    if (!forward_run(p, c, plan))
+    struct request *r = forward_run(p, c, plan);
+    if (r)
+        r->effect = SESSION_EFFECT_END;
+    else
         caller_not_sent(c);
 }
 
@@ -159,8 +163,11 @@ static void append_tracking_again(struct proxy *p, const struct caller *c, struc
                                   const struct request_plan *plan)
 {
     struct tracking_request t;
-    if (tracker_read(p, c, plan, &t)) /* queue_tracking has seen to it */
+    if (tracker_read(p, c, plan, &t))
         (void)tracker_append(p, out, plan, &t);
+    else /* it was ready when queue_tracking looked: the transaction fails, but its replies don't
+            shift */
+        wire_command(out, plan->argv, 2);
 }
 
 static void append_queued(struct proxy *p, const struct caller *c, struct chain *out,
@@ -200,6 +207,7 @@ static void queue(struct proxy *p, struct caller *c, const struct request_plan *
         return; /* the client leaves, or EXEC would run the rest */
     }
     c->state.queued++;
+    c->queued_bytes = transaction_bytes(c->session->transaction);
     struct chain *out = upstream_out(uc);
     size_t before = out->len;
     append_queued(p, c, out, plan);
@@ -360,6 +368,8 @@ void multi_refused(const struct request *r)
     }
     for (struct request *next = r->next, *after; next && next != end; next = after) {
         after = next->next;
+        if (c->kill) /* for want of memory: nothing of it is left */
+            return;
         if (next->sealed && !next->begun) /* else it has been refused here */
             request_abandon(next, "-NEARCACHE not queued, because MULTI was refused\r\n");
     }

@@ -284,7 +284,7 @@ static void run_ping(struct proxy *p, struct caller *c, const struct request_pla
         return;
     }
     if (!r->muted)
-        append_pong(&r->after, plan);
+        append_pong(&r->after, plan); /* no more than its arguments, which are counted */
     forward_sent(r, outgoing_append(p, upstream_out(uc), plan, &(struct command_keys){0}));
 }
 
@@ -479,9 +479,19 @@ static bool is_plain(const struct proxy *p, const struct caller *c)
            !c->reply_skip_next && !monitor_watches(p) && !p->paused_until;
 }
 
+/* What it is owed comes as it was asked for. */
+static bool waits_for_its_way(const struct proxy *p, const struct caller *c,
+                              const struct command *command)
+{
+    return must_wait(c) && filtered_goes_elsewhere(c) && !c->in_multi &&
+           filtered_is_asked(p, command);
+}
+
 static enum request_outcome dispatch(struct proxy *p, struct caller *c,
                                      const struct request_plan *plan)
 {
+    if (waits_for_its_way(p, c, plan->command))
+        return REQUEST_LATER;
     enum request_outcome outcome =
         session_takes(p, c, plan) ? session_run(p, c, plan) : run_class(p, c, plan);
     if (plan->command->id == COMMAND_ID_CLIENT_PAUSE)

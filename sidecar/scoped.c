@@ -80,8 +80,10 @@ void scoped_scan(struct proxy *p, struct caller *c, const struct resp_slice *arg
     struct request *r = expect(p, c, uc, RESP_KEYS_SCAN);
     if (!r)
         return;
-    append_scan(p->ns, upstream_out(uc), argv, argc);
-    upstream_sent(uc);
+    struct chain *out = upstream_out(uc);
+    size_t before = out->len;
+    append_scan(p->ns, out, argv, argc);
+    forward_sent(r, out->len - before);
 }
 
 static void run_keys(struct proxy *p, struct caller *c, struct resp_slice pattern)

@@ -97,6 +97,10 @@ void session_effect(struct request *r, char type)
         if (type == '+')
             caller_not_sent(c);
         break;
+    case SESSION_EFFECT_END: /* unless it is refused: then the connection has a state yet */
+        if (type == '-')
+            s->pinned = true;
+        break;
     case SESSION_EFFECT_TRACKING:
         if (type == '+')
             tracker_apply(c, &s->next);
@@ -162,6 +166,15 @@ static void run_watch(struct proxy *p, struct caller *c, const struct request_pl
         c->quitting = true; /* as above */
 }
 
+static void run_unwatch(struct proxy *p, struct caller *c, const struct request_plan *plan)
+{
+    struct request *r = forward_run(p, c, plan);
+    if (!r)
+        return;
+    r->effect = SESSION_EFFECT_END;
+    c->state.watching = false;
+}
+
 static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
                                              const struct request_plan *plan)
 {
@@ -174,7 +187,7 @@ static enum request_outcome run_with_session(struct proxy *p, struct caller *c,
         run_watch(p, c, plan);
         break;
     case COMMAND_ID_UNWATCH:
-        c->state.watching &= !forward_run(p, c, plan);
+        run_unwatch(p, c, plan);
         break;
     case COMMAND_ID_WAIT:
         send_wait(p, c, plan);

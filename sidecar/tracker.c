@@ -13,6 +13,10 @@ static bool pin(struct proxy *p, struct caller *c, const struct caller *waiter)
 {
     if (!c->session && (c->head || !lend_open(p, c, waiter)))
         return false;
+    if (upstream_refusal(c->lane)) { /* it is not even being made */
+        lend_settle(p, c);
+        return false;
+    }
     c->session->pinned = true;
     return upstream_client_id(c->lane) != 0;
 }

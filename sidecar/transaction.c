@@ -23,6 +23,8 @@ struct transaction {
     struct queued *v;
     size_t n, cap;
     struct writes writes;
+    struct budget *budget;
+    size_t bytes; /* of arguments, counted there */
 
     /* The reply. */
     enum { IN_HEADER, IN_ELEMENTS, PASSING } phase;
@@ -35,9 +37,12 @@ struct transaction {
     struct text held; /* of a message or an ELEMENT_GATHERED, as far as it has come */
 };
 
-struct transaction *transaction_new(void)
+struct transaction *transaction_new(struct budget *budget)
 {
-    return calloc(1, sizeof(struct transaction));
+    struct transaction *t = calloc(1, sizeof *t);
+    if (t)
+        t->budget = budget;
+    return t;
 }
 
 void transaction_free(struct transaction *t)
@@ -51,7 +56,13 @@ void transaction_free(struct transaction *t)
     free(t->v);
     writes_free(&t->writes);
     free(t->held.p);
+    budget_give(t->budget, t->bytes);
     free(t);
+}
+
+size_t transaction_bytes(const struct transaction *t)
+{
+    return t->bytes;
 }
 
 struct writes *transaction_writes(struct transaction *t)
@@ -94,13 +105,18 @@ bool transaction_add_gathered(struct transaction *t, const struct command *comma
     return add(t, (struct queued){.what = ELEMENT_GATHERED, .command = command, .pushes = pushes});
 }
 
-static struct resp_slice *copy_argv(const struct request_plan *plan)
+static size_t bytes_of_argv(const struct request_plan *plan)
 {
-    size_t bytes = 0;
-    assert(plan->argc > 0);
+    size_t bytes = plan->argc * sizeof *plan->argv;
     for (size_t i = 0; i < plan->argc; i++)
         bytes += plan->argv[i].len;
-    struct resp_slice *argv = malloc(plan->argc * sizeof *argv + bytes);
+    return bytes;
+}
+
+static struct resp_slice *copy_argv(const struct request_plan *plan)
+{
+    assert(plan->argc > 0);
+    struct resp_slice *argv = malloc(bytes_of_argv(plan));
     char *text = argv ? (char *)(argv + plan->argc) : NULL;
     for (size_t i = 0; argv && i < plan->argc; i++) {
         argv[i] = (struct resp_slice){text, plan->argv[i].len};
@@ -116,10 +132,14 @@ static bool add_whole(struct transaction *t, struct queued q, const struct reque
     q.command = plan->command;
     q.argv = copy_argv(plan);
     q.argc = plan->argc;
-    if (q.argv && add(t, q))
-        return true;
-    free(q.argv);
-    return false;
+    if (!q.argv || !add(t, q)) {
+        free(q.argv);
+        return false;
+    }
+    size_t bytes = bytes_of_argv(plan);
+    t->bytes += bytes;
+    budget_take(t->budget, bytes);
+    return true;
 }
 
 bool transaction_add_local(struct transaction *t, const struct request_plan *plan)

@@ -8,9 +8,11 @@
 
 #include "forward.h"
 
-/* NULL: out of memory. */
-struct transaction *transaction_new(void);
+/* What it copies is counted in the budget. NULL: out of memory. */
+struct transaction *transaction_new(struct budget *budget);
 void transaction_free(struct transaction *t);
+/* So many bytes. */
+size_t transaction_bytes(const struct transaction *t);
 /* All keys that its commands may change, as far as they are queued. */
 struct writes *transaction_writes(struct transaction *t);
 

@@ -149,7 +149,7 @@ static struct outcome answered(const struct input *in, struct pieces *pieces)
     caller.lane = (struct upstream_conn *)&lane;
     struct request *blocker = request_new(&caller), *exec = request_new(&caller);
     assert(blocker && exec);
-    exec->transaction = transaction_new();
+    exec->transaction = transaction_new(&loop.budget);
     assert(exec->transaction);
     for (size_t i = 0; i < in->n_queue; i++) {
         bool ok = add(exec->transaction, in->queue[i]);

@@ -101,7 +101,7 @@ static void begin(const char *queue)
     blocker = request_new(&caller);
     exec = request_new(&caller);
     ck_assert(blocker && exec);
-    exec->transaction = transaction_new();
+    exec->transaction = transaction_new(&loop.budget);
     ck_assert_ptr_nonnull(exec->transaction);
     for (; *queue; queue++)
         add(exec->transaction, *queue);

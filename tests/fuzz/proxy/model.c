@@ -218,6 +218,17 @@ static bool is_sure(const struct person *c, const struct want *w)
     return safe && !c->session && !c->pubsub && !c->in_multi && !c->model->pauses;
 }
 
+/* A read may join one whose reply was under way when it was asked: the value was right then. */
+static uint64_t oldest_reply(const struct redis *r)
+{
+    const struct redis_conn *conn;
+    uint64_t oldest = net_now();
+    TAILQ_FOREACH(conn, &r->conns, entry)
+    if (conn->peer->in.len && conn->peer->since < oldest)
+        oldest = conn->peer->since;
+    return oldest;
+}
+
 static struct want *want_new(const struct person *c, const struct resp_slice *argv, size_t argc)
 {
     size_t bytes = 0;
@@ -234,7 +245,7 @@ static struct want *want_new(const struct person *c, const struct resp_slice *ar
         text += argv[i].len;
     }
     w->command = command_find(c->model->commands, argv, argc);
-    w->asked = net_now();
+    w->asked = oldest_reply(c->model->redis);
     w->kind = kind_of(c->model, w);
     w->left = argc - 1;
     return w;

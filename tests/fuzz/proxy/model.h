@@ -28,7 +28,7 @@ struct want {
     bool in_multi;           /* is to be queued */
     bool sure;               /* can't be refused */
     size_t left;             /* confirmations; 0: of all subscriptions */
-    uint64_t asked;          /* when */
+    uint64_t asked;          /* when, or when the oldest reply under way then was said */
     uint64_t (*floors)[DBS]; /* of each key; owned, or NULL */
 };
 STAILQ_HEAD(want_list, want);

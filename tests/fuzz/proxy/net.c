@@ -404,8 +404,11 @@ struct peer *net_last_client(struct net *net, unsigned since)
 
 void peer_send(struct peer *peer, const void *p, size_t n)
 {
-    if (!peer->eof && peer->conn)
-        buffer_add(&peer->in, p, n);
+    if (peer->eof || !peer->conn)
+        return;
+    if (peer->in.len == 0)
+        peer->since = net_now();
+    buffer_add(&peer->in, p, n);
 }
 
 static bool reads(const struct peer *peer)

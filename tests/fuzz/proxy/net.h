@@ -26,6 +26,7 @@ struct peer {
     struct conn *conn;     /* NULL: closed by the proxy */
     struct buffer in, out; /* to the proxy, not yet delivered; from it, not yet read */
     size_t room;           /* bytes the kernel takes now */
+    uint64_t since;        /* when the oldest of `in` may have been said */
     uint64_t delivered;    /* bytes in all */
     uint64_t turn;         /* in which the proxy has read last */
     struct net *net;
