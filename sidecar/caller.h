@@ -112,9 +112,10 @@ struct caller {
     TAILQ_ENTRY(caller) pressed_entry;
 
     /* Waiting for a private connection: lend.c's; but the last is the client module's. */
-    uint64_t wait_since; /* 0: it does not */
-    uint64_t arrived;    /* the command at hand, as far as is known: 0: just now */
-    TAILQ_ENTRY(caller) wait_entry;
+    uint64_t wait_since;            /* 0: it does not */
+    uint64_t arrived;               /* the command at hand, as far as is known: 0: just now */
+    TAILQ_ENTRY(caller) wait_entry; /* or, when it has half-closed while it blocks: */
+    bool hung_up, unblocking;       /* session.c's, too */
 
     /* For CLIENT LIST. */
     uint64_t created, active; /* monotonic ms */

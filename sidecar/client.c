@@ -20,6 +20,7 @@
 #include "monitor.h"
 #include "pressure.h"
 #include "request.h"
+#include "session.h"
 
 enum {
     CLIENT_MAGIC = 0x636c6e74,
@@ -73,6 +74,7 @@ static void client_close(struct client *cl)
     pressure_forget(cl->proxy, &cl->caller);
     caller_leave(&cl->caller);
     monitor_stop(cl->proxy, &cl->caller);
+    session_forget(cl->proxy, &cl->caller);
     lend_end(cl->proxy, &cl->caller);
     TAILQ_REMOVE(&cl->proxy->callers, &cl->caller, entry);
     cl->proxy->n_callers--;
@@ -345,11 +347,13 @@ static void on_ended(void *ctx, bool eof, const char *why)
         pressure_kick(cl->proxy, &cl->caller, why);
         return;
     }
-    if (!eof || cl->caller.state.blocking) { /* what it waits for may never come */
+    if (!eof) {
         client_close(cl);
         return;
     }
     cl->caller.quitting = true;
+    if (cl->caller.state.blocking) /* what it waits for may never come */
+        session_hang_up(cl->proxy, &cl->caller);
     (void)leave_if_done(cl);
 }
 

@@ -595,6 +595,13 @@ static void check_breaker(struct loader *l)
         complain_of(l, "breaker.open_max", "shorter than breaker.open_min");
 }
 
+static void check_output(struct loader *l)
+{
+    const struct config *c = l->config;
+    if (c->client_soft_output > c->client_max_output && is_given(l, "client.soft_output"))
+        complain_of(l, "client.soft_output", "more than client.max_output, which comes first");
+}
+
 static void check_together(struct loader *l)
 {
     if (!l->config->service)
@@ -603,6 +610,7 @@ static void check_together(struct loader *l)
                  "NEARCACHE_SERVICE or \"service\" in the file");
     check_upstream(l);
     check_breaker(l);
+    check_output(l);
     check_tls_files(l);
     check_auth(l);
     check_listeners(l);

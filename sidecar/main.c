@@ -20,6 +20,7 @@
 #include "local.h"
 #include "pressure.h"
 #include "request.h"
+#include "session.h"
 
 enum {
     TICK_MS = 50,
@@ -189,6 +190,7 @@ static void tick_worker(struct worker *w, uint64_t now)
     share_buffers(w);
     upstream_tick(w->proxy.upstream, now);
     lend_tick(&w->proxy, now);
+    session_tick(&w->proxy);
     pressure_tick(&w->proxy, now);
     for (size_t i = 0; i < w->n_listeners; i++)
         listener_tick(w->listeners[i], now);
@@ -616,6 +618,7 @@ static bool init_worker(struct app *a, size_t i)
                         .started = monotonic_ms()};
     TAILQ_INIT(&p->callers);
     TAILQ_INIT(&p->waiting);
+    TAILQ_INIT(&p->hung_up);
     TAILQ_INIT(&p->pressed);
     LIST_INIT(&p->outgoing);
     if (!loop_init(&w->loop))

@@ -52,6 +52,7 @@ struct proxy {
     size_t n_monitors;            /* clients that MONITOR .. */
     bool monitors_miss_some;      /* .. elsewhere, and were not told all of what was done here */
     TAILQ_HEAD(, caller) waiting; /* for a private connection, oldest first; session.c's */
+    TAILQ_HEAD(, caller) hung_up; /* half-closed while they block; session.c's, too */
     const struct caller *running; /* whose command is being run */
 
     TAILQ_HEAD(, caller) pressed; /* not read from: these four are pressure.c's */

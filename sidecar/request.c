@@ -237,15 +237,15 @@ static bool must_wait(const struct caller *c)
 }
 
 /* The database's own connection is asked: it alone knows how many there are. */
-static enum request_outcome run_select(struct proxy *p, struct caller *c,
-                                       const struct request_plan *plan)
+static void run_select(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
     int64_t db;
-    if (must_wait(c))
-        return REQUEST_LATER;
     if (!resp_parse_int(plan->argv[1], &db)) {
         caller_answer_error(c, "ERR value is not an integer or out of range");
-    } else if (db < 0 || db > INT32_MAX) {
+    } else if (db < INT32_MIN || db > INT32_MAX) {
+        caller_answer_error(
+            c, "ERR value is out of range, value must between -2147483648 and 2147483647");
+    } else if (db < 0) {
         caller_answer_error(c, "ERR DB index is out of range");
     } else if (db == c->db && !c->lane) {
         caller_answer_text(c, "+OK\r\n");
@@ -256,7 +256,6 @@ static enum request_outcome run_select(struct proxy *p, struct caller *c,
             r->db = (uint32_t)db;
         }
     }
-    return REQUEST_TAKEN;
 }
 
 static void append_pong(struct chain *out, const struct request_plan *plan)
@@ -334,33 +333,28 @@ static enum request_outcome run_scoped(struct proxy *p, struct caller *c,
     return REQUEST_TAKEN;
 }
 
-static enum request_outcome run_reset(struct proxy *p, struct caller *c)
+static void run_reset(struct proxy *p, struct caller *c)
 {
-    if (must_wait(c))
-        return REQUEST_LATER;
     lend_end(p, c);
     monitor_stop(p, c);
     identity_reset(p, c);
     caller_answer_text(c, "+RESET\r\n");
-    return REQUEST_TAKEN;
 }
 
+/* In their turn: they show or change what commands before them change, or other clients. What is
+ * asked of the server keeps its order without. */
 static enum request_outcome run_local(struct proxy *p, struct caller *c,
                                       const struct request_plan *plan)
 {
-    switch (plan->command->id) {
-    case COMMAND_ID_SELECT:
-        return run_select(p, c, plan);
-    case COMMAND_ID_RESET:
-        return run_reset(p, c);
-    case COMMAND_ID_HELLO:
-        if (must_wait(c)) /* what it is owed comes as it was asked for */
-            return REQUEST_LATER;
-        break;
-    default:
-        break;
-    }
-    local_run(p, c, plan->command, plan->argv, plan->argc);
+    uint16_t id = plan->command->id;
+    if (must_wait(c) && id != COMMAND_ID_QUIT && !filtered_is_asked(p, plan->command))
+        return REQUEST_LATER;
+    if (id == COMMAND_ID_SELECT)
+        run_select(p, c, plan);
+    else if (id == COMMAND_ID_RESET)
+        run_reset(p, c);
+    else
+        local_run(p, c, plan->command, plan->argv, plan->argc);
     return REQUEST_TAKEN;
 }
 
@@ -401,6 +395,19 @@ static const char *refuse_debugger(struct caller *c, const struct request_plan *
     return text;
 }
 
+/* They make a replica's connection of one that others share: what comes then answers nobody. */
+static bool is_replicas(uint16_t id)
+{
+    return id == COMMAND_ID_REPLCONF || id == COMMAND_ID_SYNC || id == COMMAND_ID_PSYNC;
+}
+
+/* FUNCTION FLUSH by another name. */
+static bool flushes_functions(const struct request_plan *plan)
+{
+    return plan->command->id == COMMAND_ID_FUNCTION_RESTORE && plan->argc > 3 &&
+           resp_word_is(plan->argv[3], "flush");
+}
+
 /* What is refused whatever its arguments are; NULL: nothing. */
 static const char *refusal(struct proxy *p, struct caller *c, const struct request_plan *plan,
                            char text[COMMAND_ERROR_MAX])
@@ -425,8 +432,12 @@ static const char *refusal(struct proxy *p, struct caller *c, const struct reque
     const char *error = refuse_debugger(c, plan);
     if (error)
         return error;
-    if (command->class_ != COMMAND_ADMIN || p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
+    if (command->class_ != COMMAND_ADMIN && !flushes_functions(plan))
         return NULL;
+    if (p->config->admin_commands == ADMIN_COMMANDS_ALLOW)
+        return is_replicas(command->id)
+                   ? "NOPERM what a replica says has no place on a connection that others share"
+                   : NULL;
     snprintf(text, COMMAND_ERROR_MAX,
              "NOPERM '%s' administers the shared server; nearcache forwards it only with "
              "admin_commands=allow",

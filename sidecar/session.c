@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "identity.h"
@@ -105,6 +106,94 @@ void session_effect(struct request *r, char type)
         if (type == '+')
             tracker_apply(c, &s->next);
         break;
+    }
+}
+
+/* --- half-closed while it blocks ----------------------------------------------------------------
+ */
+
+struct unblock {
+    struct query query; /* first */
+    struct proxy *proxy;
+    uint64_t client;
+};
+
+static struct caller *find_hung_up(const struct proxy *p, uint64_t id)
+{
+    struct caller *c;
+    TAILQ_FOREACH(c, &p->hung_up, wait_entry)
+    if (c->id == id)
+        return c;
+    return NULL;
+}
+
+static void end_hung_up(struct caller *c)
+{
+    c->kill = true;
+    c->progress(c);
+}
+
+/* ":1": it was blocked. ":0": not yet, or not any more. */
+static void unblock_done(struct query *q, const char *reply, size_t n, const char *error)
+{
+    struct unblock *u = (struct unblock *)q;
+    struct caller *c = find_hung_up(u->proxy, u->client);
+    bool goes_on = !error && n > 1 && reply[0] == ':' && reply[1] == '0';
+    free(u);
+    if (!c)
+        return;
+    c->unblocking = false;
+    if (!goes_on)
+        end_hung_up(c);
+}
+
+static void unblock(struct proxy *p, struct caller *c)
+{
+    if (c->lane && !upstream_is_ready(c->lane) && !upstream_refusal(c->lane))
+        return; /* the command has not been sent yet */
+    uint64_t id = c->lane ? upstream_client_id(c->lane) : 0;
+    struct unblock *u = id ? calloc(1, sizeof *u) : NULL;
+    char digits[24];
+    if (!u) {
+        end_hung_up(c);
+        return;
+    }
+    c->unblocking = true;
+    *u = (struct unblock){.query.done = unblock_done, .proxy = p, .client = c->id};
+    snprintf(digits, sizeof digits, "%llu", (unsigned long long)id);
+    query_send(&u->query, upstream_get(p->upstream, c->db, 2, proxy_slot(c), 0),
+               (struct resp_slice[]){wire_text("CLIENT"), wire_text("UNBLOCK"), wire_text(digits)},
+               3);
+}
+
+void session_hang_up(struct proxy *p, struct caller *c)
+{
+    if (c->hung_up)
+        return;
+    lend_stop_waiting(p, c);
+    c->hung_up = true;
+    TAILQ_INSERT_TAIL(&p->hung_up, c, wait_entry);
+    if (c->session)
+        c->session->pinned = true; /* nobody else is to be unblocked on it */
+    unblock(p, c);
+}
+
+void session_forget(struct proxy *p, struct caller *c)
+{
+    if (c->hung_up)
+        TAILQ_REMOVE(&p->hung_up, c, wait_entry);
+    c->hung_up = false;
+}
+
+void session_tick(struct proxy *p)
+{
+    struct caller *c, *next;
+    for (c = TAILQ_FIRST(&p->hung_up); c; c = next) {
+        next = TAILQ_NEXT(c, wait_entry);
+        if (!c->state.blocking)
+            session_forget(p, c);
+        else if (!c->unblocking)
+            unblock(p, c);
     }
 }
 

@@ -23,6 +23,15 @@ bool session_takes(struct proxy *p, const struct caller *c, const struct request
 __attribute__((warn_unused_result)) enum request_outcome
 session_run(struct proxy *p, struct caller *c, const struct request_plan *plan);
 
+/* It has closed its side while a command of its own blocks. A server would end it, unless the reply
+ * is on its way: that is still delivered, because an element may have been taken for it. The server
+ * is asked to unblock it, until it did or the reply has come. */
+void session_hang_up(struct proxy *p, struct caller *c);
+/* The client leaves. */
+void session_forget(struct proxy *p, struct caller *c);
+/* To be called every few dozen milliseconds. */
+void session_tick(struct proxy *p);
+
 /* A command that changes the session is answered; `type` as in resp_framer. */
 void session_effect(struct request *r, char type);
 

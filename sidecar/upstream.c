@@ -76,7 +76,7 @@ static uint64_t now_of(const struct upstream *u)
     return loop_now(u->loop);
 }
 
-static bool is_ready(const struct upstream_conn *uc)
+bool upstream_is_ready(const struct upstream_conn *uc)
 {
     return pipeline_state(uc->pipeline) == PIPELINE_READY;
 }
@@ -227,7 +227,7 @@ static void lay_down(struct upstream_conn *uc)
 static bool some_other_is_ready(const struct upstream_conn *uc)
 {
     for (const struct upstream_conn *other = uc->upstream->conns; other; other = other->next)
-        if (other != uc && is_ready(other))
+        if (other != uc && upstream_is_ready(other))
             return true;
     return false;
 }
@@ -365,7 +365,7 @@ void upstream_track(struct upstream *u, uint64_t redirect)
     u->redirect = redirect;
     for (struct upstream_conn *uc = u->conns; uc; uc = uc->next) {
         uc->tracks = 0;
-        if (redirect && is_ready(uc))
+        if (redirect && upstream_is_ready(uc))
             ask_to_track(uc);
     }
 }
@@ -413,7 +413,7 @@ static void on_ready(void *keeper)
 
 static bool is_free(const struct upstream_conn *uc)
 {
-    return is_ready(uc) && pipeline_owed(uc->pipeline) == 0;
+    return upstream_is_ready(uc) && pipeline_owed(uc->pipeline) == 0;
 }
 
 static void on_answered(void *keeper)
@@ -535,7 +535,7 @@ enum reluctance { FREE, OPENING, CLOSED, CLOGGED };
 
 static enum reluctance reluctance(const struct upstream_conn *uc)
 {
-    if (is_ready(uc))
+    if (upstream_is_ready(uc))
         return pipeline_is_clogged(uc->pipeline) ? CLOGGED : FREE;
     return is_closed(uc) ? CLOSED : OPENING;
 }
@@ -601,7 +601,7 @@ static unsigned n_opening(const struct upstream *u)
 {
     unsigned n = 0;
     for (const struct upstream_conn *uc = u->privates; uc; uc = uc->next)
-        n += !is_closed(uc) && !is_ready(uc);
+        n += !is_closed(uc) && !upstream_is_ready(uc);
     return n;
 }
 
@@ -682,7 +682,7 @@ unsigned upstream_resp(const struct upstream_conn *uc)
 
 uint64_t upstream_client_id(const struct upstream_conn *uc)
 {
-    return is_ready(uc) ? pipeline_handshake(uc->pipeline)->id : 0;
+    return upstream_is_ready(uc) ? pipeline_handshake(uc->pipeline)->id : 0;
 }
 
 bool upstream_owes(const struct upstream_conn *uc)
@@ -768,11 +768,11 @@ static void tick_conn(struct upstream_conn *uc, uint64_t now)
             start(uc);
         return;
     }
-    if (is_ready(uc))
+    if (upstream_is_ready(uc))
         ask_for_proof(uc, now);
     pipeline_tick(uc->pipeline, uc->slot == UPSTREAM_SCAN_LANE ? o->scan_timeout : o->timeout,
                   u->heard, now);
-    if (is_ready(uc))
+    if (upstream_is_ready(uc))
         close_unused(uc, now);
 }
 
@@ -808,8 +808,9 @@ static void probe(struct upstream *u)
     struct upstream_conn *uc = find_home(u);
     if (!uc)
         uc = new_conn(u, &u->conns, u->options.address->db, 2, 0);
-    bool asked = uc && (!is_ready(uc) || pipeline_ask(uc->pipeline, OUR_PROBE,
-                                                      (struct resp_slice[]){wire_text("PING")}, 1));
+    bool asked =
+        uc && (!upstream_is_ready(uc) ||
+               pipeline_ask(uc->pipeline, OUR_PROBE, (struct resp_slice[]){wire_text("PING")}, 1));
     if (!asked)
         trip(u, "out of memory", 0);
     else if (is_closed(uc))
@@ -937,8 +938,8 @@ unsigned upstream_connected(const struct upstream *u)
 {
     unsigned n = 0;
     for (const struct upstream_conn *uc = u->conns; uc; uc = uc->next)
-        n += is_ready(uc);
+        n += upstream_is_ready(uc);
     for (const struct upstream_conn *uc = u->privates; uc; uc = uc->next)
-        n += is_ready(uc);
+        n += upstream_is_ready(uc);
     return n;
 }

@@ -99,7 +99,9 @@ void upstream_set_db(struct upstream_conn *uc, uint32_t db);
 void upstream_set_resp(struct upstream_conn *uc, unsigned resp);
 /* The version of the protocol that it speaks. */
 unsigned upstream_resp(const struct upstream_conn *uc);
-/* The server's CLIENT ID of a private connection; 0: not known (yet). */
+/* It is connected, and its handshake is over. */
+bool upstream_is_ready(const struct upstream_conn *uc);
+/* The server's CLIENT ID of a private connection; 0: not known (yet, if it is not ready). */
 uint64_t upstream_client_id(const struct upstream_conn *uc);
 /* A private connection owes replies. */
 bool upstream_owes(const struct upstream_conn *uc);

@@ -1,4 +1,5 @@
 """What reviews of the data path have found: each was another client's reply, a lost write, or no bound."""
+import socket
 import threading
 import time
 
@@ -71,12 +72,12 @@ def test_short_answers_behind_a_slow_one_share_their_memory(held):
 def test_what_answers_take_up_between_slow_ones_is_bounded(held):
     wire = held.wire(timeout=60)
     n = 4000
-    assert wire.call("CLIENT", "SETNAME", "me") == "OK"
-    Sender(wire, b"".join(encode("GET", f"miss{i}") + encode("CLIENT", "GETNAME") for i in range(n)))
+    Sender(wire, b"".join(encode("GET", f"miss{i}") + encode("NOSUCH") for i in range(n)))
     wait_until_at_rest(held)
     assert stats(held)["buffer_bytes_peak"] < 16 * MB
     held.server.resume()
-    assert [wire.reply() for _ in range(2 * n)] == [None, b"me"] * n
+    replies = [wire.reply() for _ in range(2 * n)]
+    assert replies[::2] == [None] * n and all("unknown command" in str(reply) for reply in replies[1::2])
 
 
 @pytest.mark.one_worker
@@ -148,6 +149,43 @@ def test_a_client_in_resp3_is_shown_its_own_settings(redis_server, nearcache):
         assert wire.reply() == "OK"
 
 
+def test_commands_of_the_proxys_own_come_in_their_turn(redis_server, nearcache):
+    server = redis_server()
+    sides = [server, nearcache(upstream=server)]
+    answers = []
+    for side in sides:
+        one, other = side.wire(), side.wire()
+        one.send(encode("MULTI") + encode("CLIENT", "SETNAME", "abc") + encode("EXEC") + encode("CLIENT", "GETNAME") +
+                 encode("MULTI") + encode("CLIENT", "REPLY", "OFF") + encode("EXEC") + encode("CLIENT", "REPLY", "ON") +
+                 encode("PING") + encode("MULTI") + encode("HELLO", 3) + encode("EXEC") + encode("CLIENT", "SETNAME", "") +
+                 encode("CLIENT", "GETNAME") + encode("ECHO", "end"))
+        got = []
+        while not got or got[-1] != b"end":
+            got.append(one.reply())
+        hello = got[-4][0]
+        got[-4] = hello[b"proto"] if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2]))[b"proto"]
+        ident = other.call("CLIENT", "ID")
+        one.send(encode("BLPOP", "nothing", 0) + encode("CLIENT", "KILL", "ID", ident))
+        assert other.call("PING") == "PONG"
+        server.client().rpush("nothing" if side is server else "demo:nothing", 1)
+        assert one.reply() == [b"nothing", b"1"] and one.reply() == 1 and other.at_eof()
+        answers.append(got)
+    assert answers[0] == answers[1]
+
+
+def test_monitor_begins_in_its_turn(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    monitor, other = near.wire(), near.wire()
+    monitor.send(encode("BLPOP", "q", 0) + encode("MONITOR"))
+    wait_until(lambda: server.client().info("clients")["blocked_clients"] == 1)
+    assert other.call("GET", "seen too early") is None
+    assert other.call("RPUSH", "q", 1) == 1
+    assert monitor.reply() == [b"q", b"1"] and monitor.reply() == "OK"
+    assert other.call("GET", "seen") is None
+    assert monitor.reply().endswith('"GET" "seen"')
+
+
 # --- states of connections -------------------------------------------------------------------------
 
 
@@ -204,3 +242,49 @@ def test_who_got_a_connection_waits_anew(redis_server, nearcache):
     direct.rpush("demo:s", 1)
     assert other.reply() == [b"s", b"1"]
     assert one.reply() == 7
+
+
+def test_a_reply_that_is_on_its_way_is_delivered_to_who_has_half_closed(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    direct = server.client()
+    for i in range(50):
+        direct.rpush("demo:q", i)
+        wire = near.wire()
+        wire.command("BLPOP", "q", 0)
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.reply() == [b"q", b"%d" % i] and wire.at_eof()
+
+
+def test_who_half_closes_while_it_blocks_is_ended_and_takes_nothing(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    direct = server.client()
+    wire = near.wire()
+    wire.command("BLPOP", "q", 0)
+    wait_until(lambda: direct.info("clients")["blocked_clients"] == 1)
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert wire.at_eof()
+    wait_until(lambda: direct.info("clients")["blocked_clients"] == 0)
+    assert direct.rpush("demo:q", 1) == 1 and direct.llen("demo:q") == 1
+    wait_until(lambda: stats(near)["sessions"] == 0)
+
+
+def test_what_a_replica_says_is_refused(redis_server, nearcache):
+    """REPLCONF ACK and GETACK have no reply: all later ones on the shared connection would be shifted."""
+    near = nearcache("--set", "admin_commands=allow", upstream=redis_server())
+    wire = near.wire()
+    for command in (["REPLCONF", "ACK", 0], ["REPLCONF", "GETACK", "*"], ["SYNC"], ["PSYNC", "?", -1]):
+        assert str(wire.call(*command)).startswith("NOPERM")
+    assert wire.call("ECHO", "x") == b"x"
+
+
+def test_functions_of_all_are_not_flushed_by_another_name(redis_server, nearcache):
+    server = redis_server()
+    near = nearcache(upstream=server)
+    library = "#!lua name=other\nredis.register_function('f', function() return 1 end)"
+    server.client().function_load(library)
+    dump = server.client().function_dump()
+    wire = near.wire()
+    assert str(wire.call("FUNCTION", "RESTORE", dump, "FLUSH")).startswith("NOPERM")
+    assert wire.call("FUNCTION", "RESTORE", dump, "REPLACE") == "OK"

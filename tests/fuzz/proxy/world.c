@@ -14,6 +14,7 @@
 #include "outgoing.h"
 #include "pressure.h"
 #include "request.h"
+#include "session.h"
 #include "wrong.h"
 
 enum { LEASE = 1000, TTL = 2000, SETTLES = 40, ROUNDS = 150, TICK = 50, ROUND = 200 };
@@ -164,6 +165,7 @@ static void build_proxy(struct world *w)
                               .started = net_now()};
     TAILQ_INIT(&w->proxy.callers);
     TAILQ_INIT(&w->proxy.waiting);
+    TAILQ_INIT(&w->proxy.hung_up);
     TAILQ_INIT(&w->proxy.pressed);
     LIST_INIT(&w->proxy.outgoing);
     w->net.loop.budget.limit = (size_t)w->config.max_buffers;
@@ -227,6 +229,7 @@ static void tick(struct world *w)
     upstream_tick(w->proxy.upstream, now);
     link_tick(w->proxy.link, now);
     lend_tick(&w->proxy, now);
+    session_tick(&w->proxy);
     pressure_tick(&w->proxy, now);
     if (w->drained)
         clients_drain(&w->proxy, now);
