@@ -122,9 +122,11 @@ static struct caller *find_hung_up(const struct proxy *p, uint64_t id)
 {
     struct caller *c;
     TAILQ_FOREACH(c, &p->hung_up, wait_entry)
-    if (c->id == id)
-        return c;
-    return NULL;
+    {
+        if (c->id == id)
+            break;
+    }
+    return c;
 }
 
 static void end_hung_up(struct caller *c)

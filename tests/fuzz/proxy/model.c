@@ -224,8 +224,10 @@ static uint64_t oldest_reply(const struct redis *r)
     const struct redis_conn *conn;
     uint64_t oldest = net_now();
     TAILQ_FOREACH(conn, &r->conns, entry)
-    if (conn->peer->in.len && conn->peer->since < oldest)
-        oldest = conn->peer->since;
+    {
+        if (conn->peer->in.len && conn->peer->since < oldest)
+            oldest = conn->peer->since;
+    }
     return oldest;
 }
 
