@@ -124,7 +124,7 @@ struct assignment {
     const struct setting *setting;
     const char *text;
     struct origin origin;
-    bool add;          /* to a list, what the same source gave before */
+    unsigned how;      /* SETTING_ADD: to what the same source gave before; SETTING_ITEM */
     const char *where; /* "--set l1.ttl": how an error calls it */
 };
 
@@ -139,7 +139,7 @@ static void assign(struct loader *l, const struct assignment *a)
     char error[SETTING_ERROR_MAX];
     const struct setting *s = a->setting;
     l->origins[s - settings] = a->origin;
-    if (setting_set(s, l->config, a->text, a->add, error) && rules_check(s, l->config, error))
+    if (setting_set(s, l->config, a->text, a->how, error) && rules_check(s, l->config, error))
         return;
     if (may_show(s, a->text))
         complain(l, a->origin.source, "%s=%.*s%s: %s", a->where, VALUE_SHOWN, a->text,
@@ -225,7 +225,8 @@ static void assign_known(struct loader *l, const struct setting *s, const struct
         assign(l, &(struct assignment){.setting = s,
                                        .text = v->text,
                                        .origin = {FROM_FILE, v->line},
-                                       .add = v->index > 0,
+                                       .how = (v->index > 0 ? SETTING_ADD : 0U) |
+                                              (v->index >= 0 ? SETTING_ITEM : 0U),
                                        .where = where});
 }
 
@@ -389,7 +390,7 @@ static void assign_command_line(struct loader *l, struct arguments args)
         assign(l, &(struct assignment){.setting = o.setting,
                                        .text = o.value,
                                        .origin = {.source = FROM_COMMAND_LINE},
-                                       .add = again,
+                                       .how = again ? SETTING_ADD : 0,
                                        .where = o.where});
     }
 }

@@ -220,14 +220,21 @@ static bool list_add_text(struct config_list *list, const char *text, char error
     }
 }
 
-static bool set_list(struct config_list *list, const char *text, bool add,
+static bool list_add_item(struct config_list *list, const char *text, char error[SETTING_ERROR_MAX])
+{
+    if (!*text)
+        return say(error, "an empty item");
+    return list_add(list, text, strlen(text)) || say(error, "out of memory");
+}
+
+static bool set_list(struct config_list *list, const char *text, unsigned how,
                      char error[SETTING_ERROR_MAX])
 {
     struct config_list more = {NULL, 0};
     bool ok = true;
-    for (size_t i = 0; add && ok && i < list->n; i++)
+    for (size_t i = 0; how & SETTING_ADD && ok && i < list->n; i++)
         ok = list_add(&more, list->v[i], strlen(list->v[i])) || say(error, "out of memory");
-    ok = ok && list_add_text(&more, text, error);
+    ok = ok && (how & SETTING_ITEM ? list_add_item : list_add_text)(&more, text, error);
     if (ok) {
         struct config_list old = *list;
         *list = more;
@@ -237,7 +244,7 @@ static bool set_list(struct config_list *list, const char *text, bool add,
     return ok;
 }
 
-bool setting_set(const struct setting *s, void *base, const char *text, bool add,
+bool setting_set(const struct setting *s, void *base, const char *text, unsigned how,
                  char error[SETTING_ERROR_MAX])
 {
     void *value = field(s, base);
@@ -248,7 +255,7 @@ bool setting_set(const struct setting *s, void *base, const char *text, bool add
     case SETTING_SECRET:
         return set_string(value, text, error);
     case SETTING_LIST:
-        return set_list(value, text, add, error);
+        return set_list(value, text, how, error);
     case SETTING_BOOL:
         return parse_bool(text, value, error);
     case SETTING_ENUM:

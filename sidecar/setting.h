@@ -46,11 +46,16 @@ const char *setting_nearest(const struct setting_table *table, const char *typed
 
 #define SETTING_ERROR_MAX 160
 
-/* Replaces the value, or with `add` appends to a LIST's. In a LIST's text commas part the items. On
- * false `error` says what is wrong, in words that may follow a colon, and the value is unchanged.
- */
+/* Of a LIST: */
+enum {
+    SETTING_ADD = 1 << 0,  /* appends to the value, rather than to replace it */
+    SETTING_ITEM = 1 << 1, /* the text is one item, whatever is in it; else commas part them */
+};
+
+/* On false `error` says what is wrong, in words that may follow a colon, and the value is
+ * unchanged. */
 __attribute__((warn_unused_result)) bool setting_set(const struct setting *s, void *base,
-                                                     const char *text, bool add,
+                                                     const char *text, unsigned how,
                                                      char error[SETTING_ERROR_MAX]);
 
 /* The value of a STRING or SECRET, of a LIST, of a BYTES, DURATION or COUNT. Borrowed. */

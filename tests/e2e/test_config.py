@@ -70,6 +70,16 @@ def test_printed_config_is_a_config(config_file):
     assert before["namespace"] == "ä \"x\":" and before["listen"] == [":1", "unix:/s"]
 
 
+def test_an_element_of_an_array_is_one_item(config_file):
+    """Commas part the items of a text, not those of a list that is written as one."""
+    patterns = ["a*", "user:[1,2]*"]
+    _, printed, _ = run("--print-config", "--config",
+                        config_file(json.dumps({"service": "s", "l1": {"stale_if_error": patterns}})))
+    assert json.loads(printed)["l1.stale_if_error"] == patterns
+    _, printed, _ = run("--print-config", "--service=s", "--set=l1.stale_if_error=a*, b")
+    assert json.loads(printed)["l1.stale_if_error"] == ["a*", "b"]
+
+
 def test_secrets_are_not_shown(config_file, tmp_path):
     password = tmp_path / "password"
     password.write_text("hidden3\n")
