@@ -14,7 +14,8 @@
 #include "wire.h"
 
 enum {
-    BACKLOG_SLOW = 128 * 1024, /* bytes unread by a client before its reply is held back, .. */
+    BACKLOG_SLOW = 56 * 1024, /* bytes unread by a client, beside the read at hand, before its
+                               * reply is held back: 128 KiB in all, .. */
     BACKLOG_OTHERS = 8 * 1024 * 1024, /* .. where others wait for theirs behind it */
     HOLD_READER_MAX = 100,            /* ms */
     ANNOUNCED_MAX = 64 * 1024,        /* keys of one command, before all of them are announced */
