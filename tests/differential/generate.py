@@ -126,7 +126,7 @@ CARE_WORDS = {b"SCRIPT": {b"FLUSH"}, b"FUNCTION": {b"FLUSH", b"DELETE", b"RESTOR
 
 # Only as written in the grammar: a changed one could end the server, turn it into a replica, hang the
 # connection, or leave the result to chance.
-FIXED = {"shutdown", "replicaof", "slaveof", "failover", "psync", "replconf", "debug", "spop",
+FIXED = {"shutdown", "replicaof", "slaveof", "failover", "psync", "debug", "spop",
          "client|pause", "client|kill", "client|reply", "client|tracking", "config|set", "lolwut",
          "script|debug", "sort", "sort_ro", "quit", "acl|setuser", "bgsave", "bgrewriteaof",
          "swapdb", "save", "scan", "sscan", "hscan", "zscan", "migrate", "config|get",

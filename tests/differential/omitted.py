@@ -2,6 +2,7 @@
 
 OMITTED = {
     "sync": "makes the connection a replica's",
+    "replconf": "refused: some of its forms have no reply",
     "pfselftest": "keeps the server busy for seconds",
 }
 
