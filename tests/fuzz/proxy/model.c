@@ -591,6 +591,7 @@ static void follow(struct person *c, const struct want *w, struct resp_slice fra
     if (w->command->id == COMMAND_ID_RESET && is_text(frame, "+RESET\r\n")) {
         c->resp = 2;
         c->db = 0;
+        memset(c->n_subscribed, 0, sizeof c->n_subscribed);
     }
     if (w->command->id == COMMAND_ID_MULTI)
         c->multi_refused = false;
