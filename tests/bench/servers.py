@@ -34,13 +34,14 @@ class Cores:
 
 
 def raise_limits():
-    """As many open files as we may have; returns how many connections a process can hold then."""
+    """As many open files as we may have; returns how many clients a server can hold then: nearcache keeps
+    some for private upstream connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (65536, max(hard, 65536)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2048
 
 
 def free_port():
