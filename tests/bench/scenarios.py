@@ -222,12 +222,13 @@ def misses(bench):
 
 
 def settle(server):
-    """The memory of a server, once it no longer changes: {field: bytes}."""
-    seen = None
-    for _ in range(20):
+    """The memory of a server, once it has not changed for two seconds: {field: bytes}."""
+    seen, same = None, 0
+    for _ in range(60):
         now = server.memory()
-        if seen and now["Rss"] == seen["Rss"]:
-            return now
+        same = same + 1 if seen and now["Rss"] == seen["Rss"] else 0
+        if same == 8:
+            break
         seen = now
         time.sleep(0.25)
     return now
