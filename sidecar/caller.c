@@ -240,36 +240,43 @@ struct request *request_new(struct caller *c)
     return r;
 }
 
-void request_bytes(struct request *r, const char *p, size_t n)
+/* Where more of its reply goes; NULL: to nobody. */
+static struct chain *more_of(struct request *r)
 {
     assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
     struct caller *c = r->caller;
     if (!c || r->muted)
-        return;
+        return NULL;
     r->begun = true;
-    if (c->head != r) {
-        chain_append(&r->body, p, n);
+    return c->head == r ? conn_out(c->conn) : &r->body;
+}
+
+static void more_came(struct request *r)
+{
+    if (r->caller->head == r)
+        conn_send(r->caller->conn);
+    else
         count_parked(r);
+}
+
+void request_bytes(struct request *r, const char *p, size_t n)
+{
+    struct chain *to = more_of(r);
+    if (!to)
         return;
-    }
-    chain_append(conn_out(c->conn), p, n);
-    conn_send(c->conn);
+    chain_append(to, p, n);
+    more_came(r);
 }
 
 void request_chain(struct request *r, struct chain *bytes)
 {
-    assert(r->magic == REQUEST_MAGIC && r->state == REQUEST_WAITING);
-    struct caller *c = r->caller;
-    if (!c || r->muted) {
+    struct chain *to = more_of(r);
+    if (!to) {
         chain_clear(bytes);
         return;
     }
-    r->begun = true;
-    chain_move(c->head == r ? conn_out(c->conn) : &r->body, bytes);
-    if (c->head == r)
-        conn_send(c->conn);
-    else
-        count_parked(r);
+    chain_move(to, bytes);
+    more_came(r);
 }
 
 void request_done(struct request *r)

@@ -111,9 +111,9 @@ struct caller {
     uint64_t pressed_since;
     TAILQ_ENTRY(caller) pressed_entry;
 
-    /* Waiting for a private connection: lend.c's; but the last is the client module's. */
+    /* Waiting for a private connection: lend.c's, .. */
     uint64_t wait_since;            /* 0: it does not */
-    uint64_t arrived;               /* the command at hand, as far as is known: 0: just now */
+    uint64_t arrived;               /* .. the client module's: the command at hand; 0: just now */
     TAILQ_ENTRY(caller) wait_entry; /* or, when it has half-closed while it blocks: */
     bool hung_up, unblocking;       /* session.c's, too */
 

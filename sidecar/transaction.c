@@ -113,10 +113,10 @@ static size_t bytes_of_argv(const struct request_plan *plan)
     return bytes;
 }
 
-static struct resp_slice *copy_argv(const struct request_plan *plan)
+static struct resp_slice *copy_argv(const struct request_plan *plan, size_t bytes)
 {
     assert(plan->argc > 0);
-    struct resp_slice *argv = malloc(bytes_of_argv(plan));
+    struct resp_slice *argv = malloc(bytes);
     char *text = argv ? (char *)(argv + plan->argc) : NULL;
     for (size_t i = 0; argv && i < plan->argc; i++) {
         argv[i] = (struct resp_slice){text, plan->argv[i].len};
@@ -129,14 +129,14 @@ static struct resp_slice *copy_argv(const struct request_plan *plan)
 
 static bool add_whole(struct transaction *t, struct queued q, const struct request_plan *plan)
 {
+    size_t bytes = bytes_of_argv(plan);
     q.command = plan->command;
-    q.argv = copy_argv(plan);
+    q.argv = copy_argv(plan, bytes);
     q.argc = plan->argc;
     if (!q.argv || !add(t, q)) {
         free(q.argv);
         return false;
     }
-    size_t bytes = bytes_of_argv(plan);
     t->bytes += bytes;
     budget_take(t->budget, bytes);
     return true;

@@ -96,6 +96,7 @@ def test_what_is_altered_on_its_way_is_not_shown_behind_a_refused_multi(redis_se
     replies = [wire.reply() for _ in range(6)]
     assert replies.pop(2) == b"1" and str(replies.pop(0)).startswith("NOPERM")
     assert {str(reply) for reply in replies} == {"NEARCACHE not queued, because MULTI was refused"}
+    assert wire.call("PING") == "PONG"
 
 
 def test_the_next_transaction_is_none_of_the_refused_ones(redis_server, nearcache):
