@@ -80,6 +80,10 @@ void conn_limit_input(struct conn *c, size_t bytes);
 /* The message at hand needs about this many bytes in all: sizes the buffer. */
 void conn_want(struct conn *c, size_t bytes);
 
+/* With each tick of the loop's owner: finds the ends that no event told of. They are told within
+ * two ticks, if nothing is written by then. */
+void conn_tick(struct loop *loop);
+
 /* The connection's own block that these received bytes lie in, to be kept beyond the callback;
  * NULL: they lie elsewhere, and have to be copied. */
 struct block *conn_block(const struct conn *c, const char *p);

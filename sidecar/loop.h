@@ -25,6 +25,7 @@ struct loop_job {
     struct loop_jobs *queue; /* that it is in */
 };
 TAILQ_HEAD(loop_jobs, loop_job);
+LIST_HEAD(conn_list, conn);
 
 /* Bytes of the read buffer that all connections share. */
 #define LOOP_READ_BYTES ((size_t)64 * 1024)
@@ -38,10 +39,12 @@ struct loop {
     struct spares requests;      /* caller.c's */
     struct slabs conns, clients; /* conn.c's, client.c's */
     char *read_buffer;           /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
-    struct loop_jobs soon;       /* flushes and resumed input: run until there are none left */
-    struct loop_jobs together;   /* clients' flushes: the same, but that a round of them .. */
-    unsigned n_together;         /* .. of so many is run before the turn's end */
-    struct loop_jobs later;      /* run in the next turn, by this event */
+    /* conn.c's: read from and not written to since, this tick, or longer */
+    struct conn_list unanswered, long_unanswered;
+    struct loop_jobs soon;     /* flushes and resumed input: run until there are none left */
+    struct loop_jobs together; /* clients' flushes: the same, but that a round of them .. */
+    unsigned n_together;       /* .. of so many is run before the turn's end */
+    struct loop_jobs later;    /* run in the next turn, by this event */
     struct event *turn;
     struct loop_jobs burial; /* frees: run last */
     uint64_t now;

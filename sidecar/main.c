@@ -188,6 +188,7 @@ static void share_buffers(struct worker *w)
 static void tick_worker(struct worker *w, uint64_t now)
 {
     share_buffers(w);
+    conn_tick(&w->loop);
     upstream_tick(w->proxy.upstream, now);
     lend_tick(&w->proxy, now);
     session_tick(&w->proxy);

@@ -2,6 +2,8 @@
  * and the FIFO of owed replies on top of it. */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,10 +42,11 @@ static void on_ended(void *ctx, bool eof, const char *why)
     ended_by_eof = eof;
 }
 
+static const struct conn_callbacks callbacks = {
+    .bytes = on_bytes, .drained = on_drained, .ended = on_ended};
+
 static void setup(void)
 {
-    static const struct conn_callbacks callbacks = {
-        .bytes = on_bytes, .drained = on_drained, .ended = on_ended};
     int fds[2];
     ck_assert(loop_init(&loop));
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
@@ -191,6 +194,110 @@ START_TEST(test_eof)
 }
 END_TEST
 
+/* The socket tells of it once, for all that has come by then. */
+START_TEST(test_an_end_behind_more_bytes_than_one_read_takes)
+{
+    static char big[100000];
+    ck_assert_int_eq(write(peer, big, sizeof big), (ssize_t)sizeof big);
+    shutdown(peer, SHUT_WR);
+    turn();
+    turn();
+    ck_assert_uint_eq(n_seen, sizeof big);
+    ck_assert(ended && ended_by_eof);
+}
+END_TEST
+
+static void reset_behind(const char *text)
+{
+    chain_append(conn_out(conn), "unread", 6);
+    conn_flush(conn);
+    ck_assert_int_eq(write(peer, text, strlen(text)), (ssize_t)strlen(text));
+    close(peer); /* which has not read all: ECONNRESET on our side */
+    peer = -1;
+    turn();
+    ck_assert_uint_eq(n_seen, strlen(text));
+    ck_assert(!ended);
+}
+
+START_TEST(test_a_reset_behind_bytes_is_found_by_the_next_write)
+{
+    reset_behind("abc");
+    chain_append(conn_out(conn), "reply", 5);
+    conn_send(conn);
+    turn();
+    ck_assert(ended && !ended_by_eof);
+}
+END_TEST
+
+START_TEST(test_a_reset_behind_bytes_is_found_with_the_ticks)
+{
+    reset_behind("abc");
+    conn_tick(&loop);
+    turn();
+    ck_assert(!ended); /* it may still be answered */
+    conn_tick(&loop);
+    turn();
+    ck_assert(ended && !ended_by_eof);
+}
+END_TEST
+
+START_TEST(test_ticks_look_at_a_connection_once)
+{
+    ck_assert_int_eq(write(peer, "a", 1), 1);
+    turn();
+    for (int i = 0; i < 3; i++)
+        conn_tick(&loop);
+    ck_assert(LIST_EMPTY(&loop.unanswered) && LIST_EMPTY(&loop.long_unanswered));
+    ck_assert_int_eq(write(peer, "b", 1), 1);
+    turn();
+    ck_assert_uint_eq(n_seen, 2);
+    ck_assert(!ended);
+}
+END_TEST
+
+/* Both ends of a TCP connection, whose buffers take more than a unix socket's. */
+static void tcp_pair(int fds[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
+    ck_assert_int_eq(listen(listener, 1), 0);
+    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+    fds[1] = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert_int_eq(connect(fds[1], (struct sockaddr *)&address, len), 0);
+    fds[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    ck_assert_int_ge(fds[0], 0);
+    ck_assert_int_eq(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
+    close(listener);
+}
+
+START_TEST(test_more_pieces_than_some_writes_take)
+{
+    enum { PIECE = 20000, PIECES = 400 };
+    static char piece[PIECE], got[PIECE * 4];
+    size_t n_got = 0;
+    int fds[2];
+    tcp_pair(fds);
+    struct conn *c = conn_accept(&loop, fds[0], NULL, &callbacks, NULL);
+    for (int i = 0; i < PIECES; i++) {
+        memset(piece, 'a' + i % 26, sizeof piece);
+        chain_append(conn_out(c), piece, sizeof piece);
+    }
+    conn_flush(c);
+    for (ssize_t n; n_got < PIECE * PIECES; n_got += (size_t)n) {
+        while ((n = read(fds[1], got, sizeof got)) < 0)
+            turn();
+        for (size_t i = 0; i < (size_t)n; i += 1000)
+            ck_assert_int_eq(got[i], 'a' + (int)((n_got + i) / PIECE % 26));
+    }
+    turn();
+    ck_assert_uint_eq(n_drained, 1);
+    conn_close(c);
+    close(fds[1]);
+}
+END_TEST
+
 START_TEST(test_a_broken_pipe_is_told_once_from_the_loop)
 {
     close(peer);
@@ -217,7 +324,6 @@ END_TEST
 
 START_TEST(test_connecting_to_nobody)
 {
-    static const struct conn_callbacks callbacks = {.bytes = on_bytes, .ended = on_ended};
     struct conn *c =
         conn_connect(&loop, &(struct conn_target){.path = "/nonexistent/socket"}, &callbacks, NULL);
     ck_assert_ptr_nonnull(c);
@@ -316,6 +422,11 @@ int main(void)
     tcase_add_test(t, test_the_input_limit);
     tcase_add_test(t, test_output_larger_than_the_socket_takes);
     tcase_add_test(t, test_eof);
+    tcase_add_test(t, test_an_end_behind_more_bytes_than_one_read_takes);
+    tcase_add_test(t, test_a_reset_behind_bytes_is_found_by_the_next_write);
+    tcase_add_test(t, test_a_reset_behind_bytes_is_found_with_the_ticks);
+    tcase_add_test(t, test_ticks_look_at_a_connection_once);
+    tcase_add_test(t, test_more_pieces_than_some_writes_take);
     tcase_add_test(t, test_a_broken_pipe_is_told_once_from_the_loop);
     tcase_add_test(t, test_a_chain_that_lost_bytes_is_never_sent);
     tcase_add_test(t, test_connecting_to_nobody);
