@@ -174,6 +174,8 @@ static size_t run_commands(struct client *cl, const struct batch *b, const char 
     for (size_t i = 0; i < b->n; i++) {
         if (!may_take(cl))
             return i ? b->end[i - 1] : 0;
+        if (i + L1_AHEAD < b->n)
+            request_prefetch_rest(p, &plans[i + L1_AHEAD]);
         if (cl->late)
             cl->caller.arrived = b->at + (i ? b->end[i - 1] : 0) < cl->late ? cl->late_at : 0;
         cl->waits_for_all = request_run(p, &cl->caller, &plans[i]) == REQUEST_LATER;

@@ -161,6 +161,13 @@ void coherence_prefetch_entry(struct coherence *c, uint64_t hash)
     leave_place(c, at);
 }
 
+/* Of what is shared it would take a lock, which costs what it saves. */
+void coherence_prefetch_rest(const struct coherence *c, uint64_t hash)
+{
+    if (!c->head.shared)
+        l1_prefetch_rest(c->v[0].l1, hash);
+}
+
 /* --- the link's side ---------------------------------------------------------------------------
  */
 

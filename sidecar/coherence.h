@@ -25,10 +25,11 @@ void coherence_free(struct coherence *c);
 /* While the other threads stand still. */
 void coherence_set_options(struct coherence *c, const struct coherence_options *options);
 
-/* l1_hash; for a batch, l1_prefetch_bucket and l1_prefetch_entry. */
+/* l1_hash; for a batch, l1_prefetch_bucket, l1_prefetch_entry and l1_prefetch_rest. */
 uint64_t coherence_hash(const struct coherence *c, const void *key, size_t len);
 void coherence_prefetch_bucket(struct coherence *c, uint64_t hash);
 void coherence_prefetch_entry(struct coherence *c, uint64_t hash);
+void coherence_prefetch_rest(const struct coherence *c, uint64_t hash);
 
 /* --- the link's side ---------------------------------------------------------------------------
  */

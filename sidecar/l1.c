@@ -44,6 +44,8 @@ enum {
     CREDIT_HIT = 8,
     CREDIT_MAX = 31,
     CREDIT_COMEBACK = 8, /* of an entry that the ghost remembered */
+    CACHE_LINE = 64,     /* bytes */
+    PREFETCH_MAX = 2048, /* bytes; what is longer is foreseen by the processor itself */
     MEAN_WINDOW = 1024,  /* insertions that the mean length looks back on */
 
     GHOST_WAYS = 4,
@@ -593,7 +595,15 @@ void l1_prefetch_entry(const struct l1 *l1, uint64_t hash)
 {
     const char *e = (const char *)at(l1, *bucket(l1, hash));
     __builtin_prefetch(e, 1); /* a hit writes its credit */
-    __builtin_prefetch(e + 64);
+    __builtin_prefetch(e + CACHE_LINE);
+}
+
+void l1_prefetch_rest(const struct l1 *l1, uint64_t hash)
+{
+    const struct entry *e = at(l1, *bucket(l1, hash)); /* in an empty one anything */
+    size_t len = entry_len(e) < PREFETCH_MAX ? entry_len(e) : PREFETCH_MAX;
+    for (size_t i = CACHE_LINE * 2; i < len; i += CACHE_LINE)
+        __builtin_prefetch((const char *)e + i);
 }
 
 static void drop_expired(struct l1 *l1, uint32_t *link)

@@ -59,9 +59,12 @@ struct l1_view {
 };
 
 /* For a batch: touch the memory that l1_lookup will need, first the bucket of every key, then its
- * entry. Optional, no effect but speed. */
+ * entry; and, L1_AHEAD keys before its turn, the rest of the entry. Optional, no effect but speed.
+ */
+enum { L1_AHEAD = 3 };
 void l1_prefetch_bucket(const struct l1 *l1, uint64_t hash);
 void l1_prefetch_entry(const struct l1 *l1, uint64_t hash);
+void l1_prefetch_rest(const struct l1 *l1, uint64_t hash);
 
 /* A stored reply; borrowed, valid until the next l1_insert, l1_kill, l1_clear or l1_free. */
 struct l1_hit {

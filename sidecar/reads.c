@@ -377,6 +377,8 @@ static void mget_look_up(struct proxy *p, struct caller *c, const struct request
             struct l1_view view = proxy_get_view(c, plan->argv[1 + i], s->hash);
             struct l1_hit hit;
             size_t before = m->hits.len;
+            if (i + L1_AHEAD < end)
+                coherence_prefetch_rest(p->coherence, m->slots[i + L1_AHEAD].hash);
             if (before <= MGET_HITS_MAX && mget_find(p, c, &view, stale, &hit)) {
                 append_element(c, &m->hits, &hit);
                 coherence_release(p->coherence, &view);

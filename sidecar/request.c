@@ -61,6 +61,12 @@ void request_prefetch(const struct proxy *p, const struct request_plan *plan)
         coherence_prefetch_entry(p->coherence, plan->hash);
 }
 
+void request_prefetch_rest(const struct proxy *p, const struct request_plan *plan)
+{
+    if (plan->cached)
+        coherence_prefetch_rest(p->coherence, plan->hash);
+}
+
 /* --- replies ------------------------------------------------------------------------------------
  */
 

@@ -13,7 +13,9 @@
 
 /* `guess`: the client's command before it, or NULL. */
 void request_plan(struct proxy *p, struct request_plan *plan, const struct command *guess);
+/* For a batch, when all is planned; and of the command L1_AHEAD behind the one that is run. */
 void request_prefetch(const struct proxy *p, const struct request_plan *plan);
+void request_prefetch_rest(const struct proxy *p, const struct request_plan *plan);
 
 __attribute__((warn_unused_result)) enum request_outcome
 request_run(struct proxy *p, struct caller *c, const struct request_plan *plan);

@@ -202,6 +202,7 @@ START_TEST(prefetch_has_no_effect)
     for (int i = 0; i < 2; i++) {
         l1_prefetch_bucket(l1, view(keys[i]).hash);
         l1_prefetch_entry(l1, view(keys[i]).hash);
+        l1_prefetch_rest(l1, view(keys[i]).hash);
     }
     after = stats();
     ck_assert_mem_eq(&before, &after, sizeof before);
@@ -359,6 +360,7 @@ START_TEST(without_memory_all_misses)
     ck_assert_uint_eq(l1_kill(l1, view("a").hash), 0);
     l1_prefetch_bucket(l1, view("a").hash);
     l1_prefetch_entry(l1, view("a").hash);
+    l1_prefetch_rest(l1, view("a").hash);
     l1_clear(l1);
     ck_assert_uint_eq(stats().mapped, 0);
     ck_assert_uint_ne(view("a").hash, view("b").hash);
