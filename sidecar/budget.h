@@ -16,8 +16,8 @@
 struct budget {
     size_t limit; /* bytes; 0: none */
     _Atomic size_t used;
-    size_t peak;            /* most that was ever used, .. */
-    size_t peak_since_trim; /* .. and since the owner last reset this */
+    size_t peak;        /* most that was ever used, .. */
+    size_t recent_peak; /* .. and since the owner last looked */
 };
 
 static inline size_t budget_used(const struct budget *b)
@@ -27,7 +27,7 @@ static inline size_t budget_used(const struct budget *b)
 
 static inline void budget_note_peak(struct budget *b, size_t used)
 {
-    b->peak_since_trim = used;
+    b->recent_peak = used;
     if (used > b->peak)
         b->peak = used;
 }
@@ -36,7 +36,7 @@ static inline void budget_take(struct budget *b, size_t n)
 {
     size_t used = budget_used(b) + n;
     atomic_store_explicit(&b->used, used, memory_order_relaxed);
-    if (used > b->peak_since_trim)
+    if (used > b->recent_peak)
         budget_note_peak(b, used);
 }
 
@@ -45,6 +45,14 @@ static inline void budget_give(struct budget *b, size_t n)
     size_t used = budget_used(b);
     assert(n <= used);
     atomic_store_explicit(&b->used, used - n, memory_order_relaxed);
+}
+
+/* The most that was used since this was last asked. */
+static inline size_t budget_take_peak(struct budget *b)
+{
+    size_t peak = b->recent_peak;
+    b->recent_peak = budget_used(b);
+    return peak;
 }
 
 /* Three quarters are used: who holds much is to wait. */

@@ -84,6 +84,12 @@ static void end_turn(struct loop *loop)
     loop->now_known = false;
 }
 
+void loop_drop_spares(struct loop *loop)
+{
+    chunk_pool_drain(&loop->pool);
+    spares_drain(&loop->requests);
+}
+
 void loop_free(struct loop *loop)
 {
     if (loop->base)
@@ -94,8 +100,7 @@ void loop_free(struct loop *loop)
         event_free(loop->turn);
     if (loop->base)
         event_base_free(loop->base);
-    chunk_pool_drain(&loop->pool);
-    spares_drain(&loop->requests);
+    loop_drop_spares(loop);
     free(loop->read_buffer);
     *loop = (struct loop){0};
 }

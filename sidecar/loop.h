@@ -59,6 +59,9 @@ struct loop {
 __attribute__((warn_unused_result)) bool loop_init(struct loop *loop);
 void loop_free(struct loop *loop);
 
+/* Frees what is kept for later. */
+void loop_drop_spares(struct loop *loop);
+
 /* Monotonic milliseconds, read once per turn. */
 uint64_t loop_now(struct loop *loop);
 

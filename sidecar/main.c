@@ -31,7 +31,8 @@ enum {
     BUFFERS_MAX = 1 << 30,  /* unless the configuration says so */
     OF_OUR_OWN = 8 << 20,   /* what the process takes besides buffers and the L1 */
     TRIM_FROM = 1 << 20,    /* bytes given back before the allocator is asked for them */
-    TRIM_EVERY = 1000,      /* ms */
+    TRIM_EVERY = 100,       /* ms */
+    RESTS_AFTER = 1000,     /* ms without a command */
 };
 
 struct app {
@@ -68,8 +69,10 @@ struct worker {
     size_t n_listeners;
     struct event *tick;
     uint64_t listen_until;           /* while draining: 0: not any more */
-    uint64_t next_trim, done_before; /* that */
-    bool untrimmed;                  /* something has been done since the last one */
+    uint64_t next_trim, done_before; /* that, when it was last looked at, .. */
+    uint64_t done_at;                /* .. and when it had changed */
+    size_t held;                     /* bytes of buffers that the allocator may have kept */
+    bool untrimmed;                  /* something has been done since the last one at rest */
 };
 
 static const char *first_label(const struct app *a)
@@ -154,22 +157,34 @@ static uint64_t done_by(const struct worker *w)
     return w->metrics.commands + w->metrics.connections_received - w->proxy.n_callers;
 }
 
-/* After a burst, and when no commands come any more: what the allocator keeps for more of them is
- * the machine's again. */
+/* No commands have come for a while, for the first time since some came. */
+static bool has_come_to_rest(struct worker *w, uint64_t now)
+{
+    uint64_t done = done_by(w);
+    if (done != w->done_before)
+        w->done_at = now;
+    w->untrimmed |= done != w->done_before;
+    w->done_before = done;
+    return w->untrimmed && now - w->done_at >= RESTS_AFTER;
+}
+
+/* After a burst, and at rest: what we and the allocator keep for more of it is the machine's again.
+ * A load that goes on needs as much again with the next turn: it has its peak. */
 static void trim(struct worker *w, uint64_t now)
 {
-    struct budget *b = &w->loop.budget;
     if (now < w->next_trim)
         return;
-    uint64_t done = done_by(w);
-    bool rests = done == w->done_before;
+    size_t peak = budget_take_peak(&w->loop.budget);
+    bool rests = has_come_to_rest(w, now);
     w->next_trim = now + TRIM_EVERY;
-    w->done_before = done;
-    w->untrimmed |= !rests;
-    if (b->peak_since_trim < budget_used(b) + TRIM_FROM && !(rests && w->untrimmed))
+    w->held = peak > w->held ? peak : w->held;
+    if (w->held < peak + TRIM_FROM && !rests)
         return;
-    w->untrimmed = false;
-    b->peak_since_trim = budget_used(b);
+    w->held = peak;
+    if (rests) {
+        w->untrimmed = false;
+        loop_drop_spares(&w->loop);
+    }
     (void)malloc_trim(0);
 }
 
@@ -556,6 +571,8 @@ static bool start_ticking(struct worker *w)
     if (!w->tick || event_add(w->tick, &period) != 0)
         return complain("out of memory");
     event_active(w->tick, EV_TIMEOUT, 1); /* the link connects at once */
+    w->done_at = loop_now(&w->loop);
+    w->untrimmed = true; /* the start */
     share_buffers(w);
     upstream_open(w->proxy.upstream);
     return true;
