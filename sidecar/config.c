@@ -159,14 +159,15 @@ static void assign_defaults(struct loader *l)
 
 /* --- the file -------------------------------------------------------------------------------- */
 
-/* What the file has for s, in words. */
+/* What the file has for s (NULL: a group), in words. */
 static const char *found_type(const struct setting *s, const struct json_value *v)
 {
     static const char *const names[] = {
         [JSON_STRING] = "a string",      [JSON_NUMBER] = "a number",
         [JSON_BOOL] = "true or false",   [JSON_NULL] = "null",
         [JSON_ARRAY] = "an empty array", [JSON_OBJECT] = "an empty object"};
-    return v->index >= 0 && s->type != SETTING_LIST ? "an array" : names[v->type];
+    bool list = s && s->type == SETTING_LIST;
+    return v->index >= 0 && !list ? "an array" : names[v->type];
 }
 
 /* The JSON types that s takes, in words. NULL: this is one of them. */
@@ -204,8 +205,13 @@ static bool is_group(const char *path)
 static void unknown_member(struct loader *l, const struct json_value *v)
 {
     const char *nearest = setting_nearest(&table, v->path);
-    if (v->type == JSON_OBJECT && is_group(v->path)) /* an empty one, then */
+    if (is_group(v->path)) {
+        bool empty = v->index < 0 && (v->type == JSON_OBJECT || v->type == JSON_NULL);
+        if (!empty)
+            complain(l, FROM_FILE, "%s:%u: %s: expected an object of settings, not %s", l->file,
+                     v->line, v->path, found_type(NULL, v));
         return;
+    }
     complain(l, FROM_FILE, "%s:%u: unknown setting \"%s\"%s%s%s", l->file, v->line, v->path,
              nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
 }
@@ -603,6 +609,15 @@ static void check_output(struct loader *l)
         complain_of(l, "client.soft_output", "more than client.max_output, which comes first");
 }
 
+/* An upstream that is given elsewhere, as in a container's environment, --dev overrules. */
+static void check_dev(struct loader *l)
+{
+    const struct origin *upstream = &l->origins[setting_find(&table, "upstream.url") - settings];
+    if (l->config->dev && upstream->source == FROM_COMMAND_LINE)
+        complain_of(l, "upstream.url",
+                    "--dev brings an upstream of its own; leave out one of them");
+}
+
 static void check_together(struct loader *l)
 {
     if (!l->config->service)
@@ -610,6 +625,7 @@ static void check_together(struct loader *l)
                  "the service's name is missing: give --service NAME, "
                  "NEARCACHE_SERVICE or \"service\" in the file");
     check_upstream(l);
+    check_dev(l);
     check_breaker(l);
     check_output(l);
     check_tls_files(l);

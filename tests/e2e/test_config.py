@@ -115,6 +115,8 @@ def test_usage_errors_exit_2(args, environment, message):
      "command line: upstream.password_file=/nowhere/p: No such file or directory"),
     (["--service=s", "--set=client.soft_output=300mb", "--set=client.max_output=100mb"], {},
      "command line: client.soft_output: more than client.max_output, which comes first"),
+    (["--service=s", "--dev", "--upstream=redis://h"], {},
+     "command line: upstream.url: --dev brings an upstream of its own; leave out one of them"),
     (["--service=s", "--set=breaker.open_min=5s"], {},
      "command line: breaker.open_min: longer than breaker.open_max"),
     (["--service=s", "--set=breaker.open_max=20ms"], {},

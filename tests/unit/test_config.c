@@ -320,6 +320,9 @@ static const struct {
     {"--service s", NULL, "{\"l1_ttl\":\"5s\",\n\"zzzzzz\":[1,2]}", 1,
      "nearcache: FILE:1: unknown setting \"l1_ttl\"; did you mean \"l1.ttl\"?\n"
      "nearcache: FILE:2: unknown setting \"zzzzzz\"\n"},
+    {"--service s", NULL, "{\"l1\":\"64mb\",\n\"tls\":[{}]}", 1,
+     "nearcache: FILE:1: l1: expected an object of settings, not a string\n"
+     "nearcache: FILE:2: tls: expected an object of settings, not an array\n"},
     {"--service s", NULL, "{\"l1\":{\"ttl\":\"5s\"},\n\"l1.ttl\":\"6s\"}", 1,
      "nearcache: FILE:2: l1.ttl: given twice, first in line 1\n"},
     {"--service s", NULL, "{\"listen\":[\":1\"],\n\"listen\":[\":2\",\":3\"]}", 1,
