@@ -25,7 +25,8 @@
 enum {
     CLIENT_MAGIC = 0x636c6e74,
     BATCH = 64,
-    OWED_MAX = 16 * 1024,             /* replies owed before the client is not read from .. */
+    OWED_MAX = 2 * 1024, /* replies owed before the client is not read from: so many may be in the
+                          * way of other clients on its connection; .. */
     OWED_BYTES_MAX = 8 * 1024 * 1024, /* .. and bytes of their requests, .. */
     PARKED_MAX = 8 * 1024 * 1024,     /* .. and bytes of replies that wait for an earlier one */
     FLUSH_AT = 1024 * 1024,           /* bytes of output within one batch */

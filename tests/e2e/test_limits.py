@@ -15,6 +15,10 @@ def stats(near):
     return near.client().info("nearcache")
 
 
+def requests(near):
+    return stats(near)["upstream_requests"]
+
+
 def memory(near, what):
     """VmRSS or VmHWM, kB."""
     with open(f"/proc/{near.pid}/status", encoding="ascii") as status:
@@ -62,6 +66,24 @@ def test_a_pipeline_is_read_before_the_first_reply_is(redis_server, nearcache):
     wire.send(b"".join(encode("GET", f"k{i}") for i in range(n)))
     assert all(wire.reply() == "OK" for _ in range(n))
     assert all(wire.reply() == b"%d" % i for i in range(n))
+
+
+@pytest.mark.one_worker
+def test_others_do_not_wait_for_all_of_a_deep_pipeline(redis_server, nearcache):
+    """They share its connection, but only some of its commands are under way there at a time."""
+    redis = redis_server()
+    near = nearcache("--set", "l1.max_memory=0", "--set", "upstream.timeout=60s", upstream=redis)
+    deep, other = near.wire(timeout=60), near.wire(timeout=60)
+    assert other.call("SET", "n", 0) == "OK"
+    redis.pause()
+    deep.send(encode("INCR", "n") * 20000)
+    wait_until(lambda: 1000 < requests(near) == requests(near))
+    under_way = requests(near)
+    other.send(encode("GET", "n"))
+    wait_until(lambda: requests(near) > under_way)
+    redis.resume()
+    assert int(other.reply()) <= 4096
+    assert [deep.reply() for _ in range(20000)] == list(range(1, 20001))
 
 
 # --- all buffers together --------------------------------------------------------------------------
