@@ -80,8 +80,11 @@ void conn_limit_input(struct conn *c, size_t bytes);
 /* The message at hand needs about this many bytes in all: sizes the buffer. */
 void conn_want(struct conn *c, size_t bytes);
 
-/* With each tick of the loop's owner: finds the ends that no event told of. They are told within
- * two ticks, if nothing is written by then. */
+/* Before a wait that only the peer's leaving may end: a reset that came together with the last
+ * bytes has not been told of, and is so in the next turn. */
+void conn_look_again(struct conn *c);
+/* With each tick of the loop's owner: the same for some of those that have been read from, the
+ * oldest first. */
 void conn_tick(struct loop *loop);
 
 /* The connection's own block that these received bytes lie in, to be kept beyond the callback;

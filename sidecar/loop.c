@@ -22,6 +22,7 @@ static void run_later(evutil_socket_t fd, short what, void *arg);
 bool loop_init(struct loop *loop)
 {
     *loop = (struct loop){.pool.budget = &loop->budget};
+    TAILQ_INIT(&loop->read_from);
     TAILQ_INIT(&loop->soon);
     TAILQ_INIT(&loop->together);
     TAILQ_INIT(&loop->later);

@@ -25,7 +25,7 @@ struct loop_job {
     struct loop_jobs *queue; /* that it is in */
 };
 TAILQ_HEAD(loop_jobs, loop_job);
-LIST_HEAD(conn_list, conn);
+TAILQ_HEAD(conn_queue, conn);
 
 /* Bytes of the read buffer that all connections share. */
 #define LOOP_READ_BYTES ((size_t)64 * 1024)
@@ -39,12 +39,11 @@ struct loop {
     struct spares requests;      /* caller.c's */
     struct slabs conns, clients; /* conn.c's, client.c's */
     char *read_buffer;           /* LOOP_READ_BYTES + LOOP_CARRY_BYTES */
-    /* conn.c's: read from and not written to since, this tick, or longer */
-    struct conn_list unanswered, long_unanswered;
-    struct loop_jobs soon;     /* flushes and resumed input: run until there are none left */
-    struct loop_jobs together; /* clients' flushes: the same, but that a round of them .. */
-    unsigned n_together;       /* .. of so many is run before the turn's end */
-    struct loop_jobs later;    /* run in the next turn, by this event */
+    struct conn_queue read_from; /* conn.c's, to be looked at anew */
+    struct loop_jobs soon;       /* flushes and resumed input: run until there are none left */
+    struct loop_jobs together;   /* clients' flushes: the same, but that a round of them .. */
+    unsigned n_together;         /* .. of so many is run before the turn's end */
+    struct loop_jobs later;      /* run in the next turn, by this event */
     struct event *turn;
     struct loop_jobs burial; /* frees: run last */
     uint64_t now;

@@ -31,7 +31,8 @@ enum {
     BUFFERS_MAX = 1 << 30,  /* unless the configuration says so */
     OF_OUR_OWN = 8 << 20,   /* what the process takes besides buffers and the L1 */
     TRIM_FROM = 1 << 20,    /* bytes given back before the allocator is asked for them */
-    TRIM_EVERY = 100,       /* ms */
+    TRIM_EVERY = 100,       /* ms, or .. */
+    TRIM_PART = 100,        /* .. one part in so many of the time, if that is longer */
     RESTS_AFTER = 1000,     /* ms without a command */
 };
 
@@ -185,7 +186,9 @@ static void trim(struct worker *w, uint64_t now)
         w->untrimmed = false;
         loop_drop_spares(&w->loop);
     }
-    (void)malloc_trim(0);
+    (void)malloc_trim(0); /* looks at all that is free, gap by gap */
+    loop_forget_time(&w->loop);
+    w->next_trim += (loop_now(&w->loop) - now) * TRIM_PART;
 }
 
 /* What the others do not use, or half an equal share if they use more than theirs. */

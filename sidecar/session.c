@@ -34,6 +34,7 @@ static void send_blocking(struct proxy *p, struct caller *c, const struct reques
         return;
     r->blocks = true;
     c->state.blocking++;
+    conn_look_again(c->conn);
 }
 
 /* The server looks at what the connection that asks wrote last; since 7.2 nothing counts for that

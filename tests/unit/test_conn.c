@@ -207,6 +207,23 @@ START_TEST(test_an_end_behind_more_bytes_than_one_read_takes)
 }
 END_TEST
 
+/* Both ends of a TCP connection, whose buffers take more than a unix socket's. */
+static void tcp_pair(int fds[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
+    ck_assert_int_eq(listen(listener, 1), 0);
+    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+    fds[1] = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert_int_eq(connect(fds[1], (struct sockaddr *)&address, len), 0);
+    fds[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    ck_assert_int_ge(fds[0], 0);
+    ck_assert_int_eq(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
+    close(listener);
+}
+
 static void reset_behind(const char *text)
 {
     chain_append(conn_out(conn), "unread", 6);
@@ -229,15 +246,40 @@ START_TEST(test_a_reset_behind_bytes_is_found_by_the_next_write)
 }
 END_TEST
 
-START_TEST(test_a_reset_behind_bytes_is_found_with_the_ticks)
+START_TEST(test_a_reset_behind_bytes_is_found_with_the_tick)
 {
     reset_behind("abc");
     conn_tick(&loop);
     turn();
-    ck_assert(!ended); /* it may still be answered */
-    conn_tick(&loop);
+    ck_assert(ended && !ended_by_eof);
+}
+END_TEST
+
+START_TEST(test_a_reset_behind_bytes_is_looked_for)
+{
+    reset_behind("abc");
+    conn_look_again(conn);
     turn();
     ck_assert(ended && !ended_by_eof);
+}
+END_TEST
+
+START_TEST(test_bytes_behind_an_urgent_one_are_found_with_the_tick)
+{
+    int fds[2];
+    tcp_pair(fds);
+    struct conn *c = conn_accept(&loop, fds[0], NULL, &callbacks, NULL);
+    ck_assert_int_eq(send(fds[1], "abc!", 4, MSG_OOB), 4);
+    ck_assert_int_eq(write(fds[1], "def", 3), 3);
+    turn();
+    chain_append(conn_out(c), "reply", 5);
+    conn_send(c);
+    conn_tick(&loop);
+    turn();
+    ck_assert_uint_eq(n_seen, 6);
+    ck_assert_mem_eq(seen, "abcdef", 6);
+    conn_close(c);
+    close(fds[1]);
 }
 END_TEST
 
@@ -245,32 +287,15 @@ START_TEST(test_ticks_look_at_a_connection_once)
 {
     ck_assert_int_eq(write(peer, "a", 1), 1);
     turn();
-    for (int i = 0; i < 3; i++)
-        conn_tick(&loop);
-    ck_assert(LIST_EMPTY(&loop.unanswered) && LIST_EMPTY(&loop.long_unanswered));
+    ck_assert(!TAILQ_EMPTY(&loop.read_from));
+    conn_tick(&loop);
+    ck_assert(TAILQ_EMPTY(&loop.read_from));
     ck_assert_int_eq(write(peer, "b", 1), 1);
     turn();
     ck_assert_uint_eq(n_seen, 2);
     ck_assert(!ended);
 }
 END_TEST
-
-/* Both ends of a TCP connection, whose buffers take more than a unix socket's. */
-static void tcp_pair(int fds[2])
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM, 0);
-    ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
-    ck_assert_int_eq(listen(listener, 1), 0);
-    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
-    fds[1] = socket(AF_INET, SOCK_STREAM, 0);
-    ck_assert_int_eq(connect(fds[1], (struct sockaddr *)&address, len), 0);
-    fds[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
-    ck_assert_int_ge(fds[0], 0);
-    ck_assert_int_eq(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
-    close(listener);
-}
 
 START_TEST(test_more_pieces_than_some_writes_take)
 {
@@ -424,7 +449,9 @@ int main(void)
     tcase_add_test(t, test_eof);
     tcase_add_test(t, test_an_end_behind_more_bytes_than_one_read_takes);
     tcase_add_test(t, test_a_reset_behind_bytes_is_found_by_the_next_write);
-    tcase_add_test(t, test_a_reset_behind_bytes_is_found_with_the_ticks);
+    tcase_add_test(t, test_a_reset_behind_bytes_is_found_with_the_tick);
+    tcase_add_test(t, test_a_reset_behind_bytes_is_looked_for);
+    tcase_add_test(t, test_bytes_behind_an_urgent_one_are_found_with_the_tick);
     tcase_add_test(t, test_ticks_look_at_a_connection_once);
     tcase_add_test(t, test_more_pieces_than_some_writes_take);
     tcase_add_test(t, test_a_broken_pipe_is_told_once_from_the_loop);
