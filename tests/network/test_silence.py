@@ -196,9 +196,10 @@ def test_started_while_nothing_gets_through(world, record_property):
 
 def test_ends_in_order_while_nothing_gets_through(world):
     """SIGTERM: what is owed is refused, and the process ends."""
-    w = world()
+    w = world("--set", "upstream.timeout=3s")
     wire = w.near.wire(timeout=60)
     assert wire.call("SET", "k", 1) == "OK"
+    wait_until(lambda: w.info("upstream_pending") == "0")
     w.both(down=True)
     wire.command("SET", "k", 2)
     wait_until(lambda: w.info("upstream_pending") == "1")
