@@ -80,11 +80,11 @@ struct conn {
 };
 
 /* What is asked of epoll for a socket without TLS: to tell of a change once, instead of looking
- * again, with each wait, at whatever it has just told of; that is some 3 % of a small request. In
+ * again, with each wait, at whatever it has just told of; that is 1 to 4 % of a small request. In
  * return
  *   - we read until a read comes back short, which says that there is no more (epoll(7));
  *   - the end of the stream, which may hide behind the bytes, is told apart (EV_CLOSED);
- *   - a reset that hides behind them is not: libevent has no word for it. The next write finds it.
+ *   - a reset that hides behind them is not: libevent has no word for it. The next write finds it;
  *   - urgent bytes, and descriptors sent along, end a read before its time. Hardly anybody sends
  *     any.
  * Connections that have been read from are looked at anew some time later (conn_tick), for the sake
