@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "announce.h"
 #include "cgroup.h"
@@ -68,7 +70,8 @@ struct worker {
     struct proxy proxy;
     struct listener **listeners;
     size_t n_listeners;
-    struct event *tick;
+    struct event *tick;              /* of .. */
+    int timer;                       /* -1: none */
     uint64_t listen_until;           /* while draining: 0: not any more */
     uint64_t next_trim, done_before; /* that, when it was last looked at, .. */
     uint64_t done_at;                /* .. and when it had changed */
@@ -220,8 +223,9 @@ static void tick_worker(struct worker *w, uint64_t now)
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
-    (void)fd;
+    uint64_t expirations;
     (void)what;
+    (void)!read(fd, &expirations, sizeof expirations); /* or it would be told of again */
     struct worker *w = arg;
     struct app *a = w->app;
     uint64_t now = loop_now(&w->loop);
@@ -567,11 +571,16 @@ static bool watch_signals(struct app *a)
     return true;
 }
 
+/* By a descriptor rather than a timeout of the loop's, which the kernel would set and cancel with
+ * each wait: 7 % of a request where there is one connection. */
 static bool start_ticking(struct worker *w)
 {
-    struct timeval period = {.tv_usec = TICK_MS * 1000};
-    w->tick = event_new(w->loop.base, -1, EV_PERSIST, on_tick, w);
-    if (!w->tick || event_add(w->tick, &period) != 0)
+    const struct timespec period = {.tv_nsec = TICK_MS * 1000000L};
+    w->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (w->timer < 0 || timerfd_settime(w->timer, 0, &(struct itimerspec){period, period}, NULL))
+        return complain("timerfd: %s", strerror(errno));
+    w->tick = event_new(w->loop.base, w->timer, EV_READ | EV_PERSIST, on_tick, w);
+    if (!w->tick || event_add(w->tick, NULL) != 0)
         return complain("out of memory");
     event_active(w->tick, EV_TIMEOUT, 1); /* the link connects at once */
     w->done_at = loop_now(&w->loop);
@@ -621,7 +630,7 @@ static bool init_worker(struct app *a, size_t i)
 {
     struct worker *w = &a->workers[i];
     struct proxy *p = &w->proxy;
-    *w = (struct worker){.app = a};
+    *w = (struct worker){.app = a, .timer = -1};
     a->crew.v[i] = p;
     if (!build_tls(w))
         return false;
@@ -814,6 +823,8 @@ static void tear_down_worker(struct worker *w)
     resp_args_free(&p->args);
     if (w->tick)
         event_free(w->tick);
+    if (w->timer >= 0)
+        close(w->timer);
 }
 
 static void tear_down(struct app *a)
