@@ -204,7 +204,6 @@ static bool is_group(const char *path)
 
 static void unknown_member(struct loader *l, const struct json_value *v)
 {
-    const char *nearest = setting_nearest(&table, v->path);
     if (is_group(v->path)) {
         bool empty = v->index < 0 && (v->type == JSON_OBJECT || v->type == JSON_NULL);
         if (!empty)
@@ -212,6 +211,7 @@ static void unknown_member(struct loader *l, const struct json_value *v)
                      v->line, v->path, found_type(NULL, v));
         return;
     }
+    const char *nearest = setting_nearest(&table, v->path);
     complain(l, FROM_FILE, "%s:%u: unknown setting \"%s\"%s%s%s", l->file, v->line, v->path,
              nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
 }
@@ -500,9 +500,14 @@ static void check_file(struct loader *l, const char *path)
     complain(l, FROM_DEFAULT, "%s: %s=%s: %s", where, path, file, error);
 }
 
+static enum source source_of(const struct loader *l, const char *path)
+{
+    return l->origins[setting_find(&table, path) - settings].source;
+}
+
 static bool is_given(const struct loader *l, const char *path)
 {
-    return l->origins[setting_find(&table, path) - settings].source != FROM_DEFAULT;
+    return source_of(l, path) != FROM_DEFAULT;
 }
 
 /* `path` was given, and makes no sense because of what `why` says. */
@@ -612,8 +617,7 @@ static void check_output(struct loader *l)
 /* An upstream that is given elsewhere, as in a container's environment, --dev overrules. */
 static void check_dev(struct loader *l)
 {
-    const struct origin *upstream = &l->origins[setting_find(&table, "upstream.url") - settings];
-    if (l->config->dev && upstream->source == FROM_COMMAND_LINE)
+    if (l->config->dev && source_of(l, "upstream.url") == FROM_COMMAND_LINE)
         complain_of(l, "upstream.url",
                     "--dev brings an upstream of its own; leave out one of them");
 }

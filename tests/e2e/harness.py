@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -319,6 +320,10 @@ class Wire:
     def close(self):
         self.file.close()
         self.socket.close()
+
+    def reset_when_closed(self):
+        """The peer is told by a reset, and what it has sent by then is lost."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def send(self, data):
         """Bytes as they are."""

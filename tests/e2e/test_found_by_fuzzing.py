@@ -1,7 +1,5 @@
 """What the fuzzer of the whole proxy (tests/fuzz/fuzz_proxy.c) has found, with real servers."""
 import contextlib
-import socket
-import struct
 
 import pytest
 
@@ -15,7 +13,7 @@ def stats(wire):
 
 def reset(near, wire, ident):
     """The client is gone at once, whatever it is owed, and the proxy knows."""
-    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.reset_when_closed()
     wire.close()
     with near.wire() as other:
         wait_until(lambda: other.call("CLIENT", "LIST", "ID", ident) == b"")

@@ -4,7 +4,6 @@ import random
 import re
 import signal
 import socket
-import struct
 import time
 
 import pytest
@@ -411,7 +410,7 @@ def test_a_blocked_client_dies_with_more_to_say(stack, commands, reset):
     wire.send(encode("BLPOP", "k", 0) + b"".join(encode(*command) for command in commands))
     wait_until(lambda: blocked(near.server) == 1)
     if reset:
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.reset_when_closed()
     wire.close()
     wait_until(lambda: blocked(near.server) == 0, what="no blocked client")
     assert stays.call("RPUSH", "k", "x") == 1
@@ -428,7 +427,7 @@ def test_a_client_that_resets_with_its_blocking_command_takes_nothing_with_it(st
         wire, asked = near.wire(), stats(near)["upstream_requests"]
         near.pause()
         wire.command("BLPOP", "k", 0)
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.reset_when_closed()
         wire.close()
         near.resume()
         wait_until(lambda: stats(near)["upstream_requests"] > asked)

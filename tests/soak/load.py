@@ -3,8 +3,6 @@ upstream that is restarted, frozen and whose connections are cut.
 """
 import contextlib
 import random
-import socket
-import struct
 import subprocess
 import threading
 
@@ -56,7 +54,7 @@ def comes_and_goes(wire, end):
 def leaves_in_the_middle(wire, end):
     """With replies on their way to it, and a reset for them."""
     wire.send(b"".join(encode("GET", f"key:{i:012}") + encode("INCR", "left") for i in range(50)))
-    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.reset_when_closed()
 
 
 def leaves_half_a_request(wire, end):
