@@ -91,10 +91,11 @@ bool writes_add_hash(struct writes *w, uint64_t hash)
     return true;
 }
 
-/* Counts a key among those that may change. */
+/* Counts a key among those that may change, if it can be in an L1. */
 static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
 {
-    return writes_add_hash(w, coherence_hash(p->coherence, key.data, key.len));
+    return !p->config->l1_max_memory ||
+           writes_add_hash(w, coherence_hash(p->coherence, key.data, key.len));
 }
 
 void writes_free(struct writes *w)

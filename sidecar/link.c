@@ -162,13 +162,14 @@ static void ask_for_tracking(struct link *l, long long id)
 {
     char client[32];
     const struct resp_slice *prefix = &l->options.ns->prefix;
+    bool all = l->options.has_l1;
     snprintf(client, sizeof client, "%lld", id);
-    const char *argv[] = {"CLIENT", "TRACKING", "ON",     "REDIRECT",
-                          client,   "BCAST",    "PREFIX", prefix->data};
+    const char *argv[] = {"CLIENT", "TRACKING",  "ON", "REDIRECT", client, all ? "BCAST" : "OPTIN",
+                          "PREFIX", prefix->data};
     const size_t lens[] = {6, 8, 2, 8, strlen(client), 5, 6, prefix->len};
     assert(l->n_steps < STEPS_MAX);
     l->steps[l->n_steps++] = STEP_TRACKING;
-    (void)send_words(l, prefix->len ? 8 : 6, argv, lens);
+    (void)send_words(l, all && prefix->len ? 8 : 6, argv, lens);
 }
 
 /* --- what the upstream is -----------------------------------------------------------------------

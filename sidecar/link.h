@@ -10,6 +10,10 @@
  * With invalidation.tracking_mode=optin the data connections track what they fill from, and
  * redirect to this one; it subscribes only.
  *
+ * Without an L1 there is nothing to hear of: OPTIN takes the place of BCAST PREFIX <p>, and as this
+ * connection reads no key, it is told of none. That the server can track counts all the same: our
+ * writes need no announcement then.
+ *
  * It belongs to the first worker. What the others rely on in the middle of a command (the table of
  * commands, whether fills are tracked, the server's version) changes while they stand between two.
  *
@@ -39,6 +43,7 @@ struct link_options {
     const char *origin; /* of events that are our own */
     enum tracking tracking;
     enum tracking_mode tracking_mode;
+    bool has_l1;
     struct upstream *const *upstreams; /* of all workers, whose connections track, with optin */
     size_t n_upstreams;
     struct workers *workers;

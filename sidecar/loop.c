@@ -76,9 +76,11 @@ static void run_later(evutil_socket_t fd, short what, void *arg)
         event_add(loop->turn, &(struct timeval){0});
 }
 
+/* What is for others to work on leaves before what clients get: the server has begun by the time
+ * that all of them have been written to, and what it answers meets their next requests. */
 static void end_turn(struct loop *loop)
 {
-    while (run_first(loop, &loop->together) || run_first(loop, &loop->soon))
+    while (run_first(loop, &loop->soon) || run_first(loop, &loop->together))
         ;
     while (run_first(loop, &loop->burial))
         ;

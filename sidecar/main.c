@@ -689,6 +689,7 @@ static bool build_link(struct app *a)
                                 .origin = announce_origin(first->proxy.announce),
                                 .tracking = c->tracking,
                                 .tracking_mode = c->tracking_mode,
+                                .has_l1 = c->l1_max_memory > 0,
                                 .upstreams = a->upstreams,
                                 .n_upstreams = a->crew.n,
                                 .workers = a->crew.workers,

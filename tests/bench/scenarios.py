@@ -202,8 +202,9 @@ def system_call_table(bench, servers, cells):
 def misses(bench):
     """Reads and writes that go upstream, beside proxies without a cache."""
     redis = bench.backing()
+    # Not one namespace: each write of one would be told to the other, on the core that is measured.
     near = [Nearcache("nearcache", bench.scratch, redis, "l1.max_memory=1mb"),
-            Nearcache("nearcache, L1 off", bench.scratch, redis, "l1.max_memory=0")]
+            Nearcache("nearcache, L1 off", bench.scratch, redis, "l1.max_memory=0", service="quiet")]
     others = [server for server in bench.others(redis) if server.proxy or isinstance(server, Redis)]
     servers = bench.start_each([*near, *others])
     cells = miss_cells(bench.options.quick)

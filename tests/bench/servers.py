@@ -360,13 +360,13 @@ class Nearcache(Own):
     """nearcache in front of `redis`: as it is by default, but for sizes and the L1's TTL."""
     binary = os.path.join(TOP, "build", "nearcache")
 
-    def __init__(self, name, directory, redis, *settings):
+    def __init__(self, name, directory, redis, *settings, service="bench"):
         super().__init__(name, directory)
-        self.redis, self.settings = redis, settings
+        self.redis, self.settings, self.service = redis, settings, service
 
     def argv(self):
         words = [word for setting in ("maxclients=50000", *self.settings) for word in ("--set", setting)]
-        return [self.binary, "--service", "bench", "--listen", self.tcp, "--listen", self.unix,
+        return [self.binary, "--service", self.service, "--listen", self.tcp, "--listen", self.unix,
                 "--upstream", self.redis.unix, *words]
 
     @classmethod

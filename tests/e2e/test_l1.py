@@ -242,6 +242,21 @@ def test_without_an_l1_everything_still_works(redis_server, nearcache):
     assert stats(near)["hits"] == 0
 
 
+@pytest.mark.parametrize("memory, prefixes", [("0", 0), ("1mb", 1)])
+def test_the_server_tells_of_changes_only_where_there_is_an_l1(redis_server, nearcache, memory, prefixes):
+    """It tells of each write, whoever makes it, and each is work for both sides."""
+    server = redis_server()
+    near = nearcache("--set", f"l1.max_memory={memory}", upstream=server).client()
+    wait_until(lambda: stats(near)["link_mode"] == "tracking", what="a live link")
+    assert server.client().info("stats")["tracking_total_prefixes"] == prefixes
+    monitor = near.pubsub()
+    monitor.subscribe("cache:invalidate")
+    assert monitor.get_message(timeout=10)["type"] == "subscribe"
+    near.set("k", 1)
+    near.publish("cache:invalidate", "{}")
+    assert monitor.get_message(timeout=10)["data"] == b"{}" # the write has not been announced
+
+
 def test_no_read_goes_back_in_time_under_load(setup):
     """A counter written through one connection while others read it: nobody sees it decrease."""
     direct, near, process = setup

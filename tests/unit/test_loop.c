@@ -86,7 +86,7 @@ START_TEST(test_the_end_of_a_turn)
     actors[0].other = &actors[2];
     actors[2].act = soon;
     actors[2].other = &actors[3];
-    ck_assert_str_eq(turn(), "bacdz");
+    ck_assert_str_eq(turn(), "abcdz");
 }
 END_TEST
 
