@@ -12,8 +12,7 @@ LOADGEN = os.path.join(TOP, "build", "tests", "loadgen")
 EXIT_WRONG = 2  # loadgen's, for a wrong reply
 CALM = 0.05  # part of our cores that others may take
 
-GET_BYTES = len("*2\r\n$3\r\nGET\r\n$24\r\n") + 24 + 2
-MGET_KEY_BYTES = len("$24\r\n") + 24 + 2
+KEY_BYTES = len("$24\r\n") + 24 + 2
 
 
 @dataclass
@@ -41,11 +40,21 @@ class Cell:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def value_bytes(self):
+        """Of a value as it is sent."""
+        return len(f"${self.value}\r\n") + self.value + 2
+
+    @property
     def request_bytes(self):
-        """What floor has to know."""
+        """What the floors have to know."""
         if self.op == "mget":
-            return len(f"*{self.count + 1}\r\n$4\r\nMGET\r\n") + self.count * MGET_KEY_BYTES
-        return GET_BYTES
+            return len(f"*{self.count + 1}\r\n$4\r\nMGET\r\n") + self.count * KEY_BYTES
+        return len("*2\r\n$3\r\nGET\r\n") + KEY_BYTES + (self.value_bytes if self.op == "set" else 0)
+
+    @property
+    def reply_bytes(self):
+        """The same, of GET and SET."""
+        return len("+OK\r\n") if self.op == "set" else self.value_bytes
 
 
 class Load:
@@ -101,7 +110,7 @@ def can(server, cell):
     """Whether it is worth trying."""
     if not server.address(cell.transport):
         return False
-    return not server.constant or (cell.op in ("get", "mget") and cell.resp == 2)
+    return not server.shaped or server.can(cell)
 
 
 @dataclass
@@ -143,14 +152,14 @@ class Results:
 def one_run(load, server, cell, timing):
     """A sample; of nearcache with the part of its reads that were hits."""
     server.check_alive()
-    if server.constant:
-        server.shape(cell.request_bytes, cell.value, cell.count if cell.op == "mget" else 1)
+    if server.shaped:
+        server.shape(cell)
         server.start(load.cores)
     before = server.reads() if isinstance(server, Nearcache) else None
     try:
         sample = load.cell(server, cell, **timing)
     finally:
-        if server.constant:
+        if server.shaped:
             server.stop()
     if before:
         hits, misses = (new - old for new, old in zip(server.reads(), before))

@@ -191,8 +191,9 @@ def owners(address):
 
 class Server:
     """Something that speaks RESP at `tcp` (host:port), `unix` (unix:/path) or both, in processes
-    `pids`. A proxy keeps nothing itself; a constant server answers all keys with the same value."""
-    proxy = constant = False
+    `pids`. A proxy keeps nothing itself; a constant server answers all keys with the same value; a
+    shaped one is started anew for each workload, which it has to know."""
+    proxy = constant = shaped = False
     most_clients = 1 << 20
     tcp = unix = None
     core = None
@@ -459,9 +460,8 @@ class Other(Own):
 
 
 class Floor(Own):
-    """tests/bench/floor.c: system calls alone. It answers one kind of request, so it is started anew
-    for each workload."""
-    constant = True
+    """tests/bench/floor.c: system calls alone."""
+    constant = shaped = True
     binary = os.path.join(TOP, "build", "tests", "floor")
 
     def __init__(self, name, directory):
@@ -469,12 +469,15 @@ class Floor(Own):
         self.numbers = []
         self.choose_addresses()
 
-    def shape(self, request, value, count):
-        """Bytes of a request; bytes of each of `count` values of its reply."""
-        self.numbers = [str(number) for number in (request, value, count)]
+    def can(self, cell):
+        return cell.op in ("get", "mget") and cell.resp == 2
+
+    def shape(self, cell):
+        """Bytes of a request; bytes of each of so many values of its reply."""
+        self.numbers = [cell.request_bytes, cell.value, cell.count if cell.op == "mget" else 1]
 
     def argv(self):
-        return [self.binary, str(self.port), self.socket, *self.numbers]
+        return [self.binary, str(self.port), self.socket, *map(str, self.numbers)]
 
     def start(self, cores):
         self.choose_addresses()
@@ -486,7 +489,27 @@ class Floor(Own):
                 return
             except OSError:
                 time.sleep(0.01)
-        raise Failed("floor did not start")
+        raise Failed(f"{self.name} did not start: {self.output()}")
+
+
+class FloorProxy(Floor):
+    """tests/bench/floor_proxy.c: the same of a proxy."""
+    constant, proxy = False, True
+    binary = os.path.join(TOP, "build", "tests", "floor_proxy")
+
+    def __init__(self, name, directory, redis):
+        super().__init__(name, directory)
+        self.redis = redis
+
+    def can(self, cell):
+        return cell.op in ("get", "set")
+
+    def shape(self, cell):
+        self.numbers = [cell.request_bytes, cell.reply_bytes]
+
+    def argv(self):
+        return [self.binary, str(self.port), self.redis.unix.removeprefix("unix:"),
+                *map(str, self.numbers)]
 
 
 def known_servers(directory, redis):
