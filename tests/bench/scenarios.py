@@ -215,7 +215,7 @@ def misses(bench):
     keys = f"{cells[0].keys:,}"
     section.text = (f"`nearcache` has an L1 of 1 MB, so that of {keys} keys, all read alike, hardly any "
                     f"is in it: misses are looked up and stored. The CPU of the Redis behind is not "
-                    f"counted; keys that are longer by nearcache's namespace take it some 10 % more of "
+                    f"counted; keys that are longer by nearcache's namespace take it some 15 % more of "
                     f"it, on the generator's core. `floor` passes requests of one length on and looks at "
                     f"nothing.\n\n"
                     f"{section.text}")
