@@ -94,8 +94,7 @@ bool writes_add_hash(struct writes *w, uint64_t hash)
 /* Counts a key among those that may change, if it can be in an L1. */
 static bool touch(struct proxy *p, struct writes *w, struct resp_slice key)
 {
-    return !p->config->l1_max_memory ||
-           writes_add_hash(w, coherence_hash(p->coherence, key.data, key.len));
+    return !proxy_has_l1(p) || writes_add_hash(w, coherence_hash(p->coherence, key.data, key.len));
 }
 
 void writes_free(struct writes *w)

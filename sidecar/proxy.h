@@ -112,6 +112,12 @@ static inline bool proxy_refused(struct proxy *p, struct caller *c, struct upstr
     return true;
 }
 
+/* Reads may be answered here. Without one there is nothing that could be wrong, either. */
+static inline bool proxy_has_l1(const struct proxy *p)
+{
+    return p->config->l1_max_memory > 0;
+}
+
 /* The view that GET has of a key in the caller's database, for as long as both stay put. Database 0
  * is the empty view: the common case costs nothing. A nil is kept as it came: whoever hands it on
  * says it in the client's own protocol. */

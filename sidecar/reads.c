@@ -272,8 +272,7 @@ void reads_one(struct proxy *p, struct caller *c, const struct request_plan *pla
 {
     struct place at;
     struct l1_hit hit;
-    if (!p->config->l1_max_memory || !find_place(&at, c, plan)) {
-        p->metrics->misses += !p->config->l1_max_memory;
+    if (!find_place(&at, c, plan)) {
         (void)forward_run(p, c, plan);
         return;
     }
@@ -478,8 +477,7 @@ static bool mget_make_do(struct proxy *p, struct caller *c, const struct request
 
 void reads_mget(struct proxy *p, struct caller *c, const struct request_plan *plan)
 {
-    bool kept = p->config->l1_max_memory && plan->argc <= MGET_MAX;
-    struct mget *m = kept ? mget_new(p, plan->argc - 1) : NULL;
+    struct mget *m = plan->argc <= MGET_MAX ? mget_new(p, plan->argc - 1) : NULL;
     if (!m) {
         p->metrics->misses += plan->argc - 1;
         (void)forward_run(p, c, plan);

@@ -48,7 +48,7 @@ static inline const struct command *find(const struct proxy *p, const struct req
 void request_plan(struct proxy *p, struct request_plan *plan, const struct command *guess)
 {
     plan->command = find(p, plan, guess);
-    plan->cached = plan->command && reads_takes(p, plan);
+    plan->cached = plan->command && proxy_has_l1(p) && reads_takes(p, plan);
     if (!plan->cached)
         return;
     plan->hash = coherence_hash(p->coherence, plan->argv[1].data, plan->argv[1].len);
@@ -306,7 +306,7 @@ static enum request_outcome run_read(struct proxy *p, struct caller *c,
     uint16_t id = plan->command->id;
     if (plan->cached && !c->lane)
         reads_one(p, c, plan);
-    else if (id == COMMAND_ID_MGET && !c->lane)
+    else if (id == COMMAND_ID_MGET && proxy_has_l1(p) && !c->lane)
         reads_mget(p, c, plan);
     else if ((id == COMMAND_ID_PING || id == COMMAND_ID_ECHO) && plan->argc <= 2 && !c->lane)
         run_ping(p, c, plan);
