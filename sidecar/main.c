@@ -23,6 +23,7 @@
 #include "pressure.h"
 #include "request.h"
 #include "session.h"
+#include "setting.h"
 
 enum {
     TICK_MS = 50,
@@ -104,6 +105,7 @@ static void greet(struct app *a)
     bool live = strcmp(link_mode(l), "tracking") == 0 || strcmp(link_mode(l), "events") == 0;
     const char *port = strrchr(first_label(a), ':');
     bool is_unix = strncmp(first_label(a), "unix:", 5) == 0;
+    char memory[SETTING_NUMBER_MAX], ttl[SETTING_NUMBER_MAX];
     a->greeted = true;
     (void)malloc_trim(0); /* what it took to learn the server's commands */
     printf("upstream   %s (Redis %s)%s%s\n", a->address.label, link_server_version(l),
@@ -113,9 +115,12 @@ static void greet(struct app *a)
                "trying\n");
     printf("namespace  '%s' (SET user:1 is %suser:1 in Redis)\n", a->ns.prefix.data,
            a->ns.prefix.data);
-    printf("L1         %llu MB, entries live up to %llu s\n",
-           (unsigned long long)(a->config.l1_max_memory >> 20),
-           (unsigned long long)(a->config.l1_ttl / 1000));
+    setting_format_number(SETTING_BYTES, a->config.l1_max_memory, memory);
+    setting_format_number(SETTING_DURATION, a->config.l1_ttl, ttl);
+    if (a->config.l1_max_memory)
+        printf("L1         %s, entries live up to %s\n", memory, ttl);
+    else
+        printf("L1         off (l1.max_memory=0)\n");
     printf("link       %s\n", link_mode(l));
     bool is_tls = strncmp(first_label(a), "tls:", 4) == 0;
     printf("try        redis-cli %s%s %s set user:1 Ada\n", is_tls ? "--tls --cacert FILE " : "",

@@ -136,12 +136,21 @@ def test_dev_brings_its_own_redis_and_takes_it_away(nearcache):
     assert client.set("user:1", "Ada") and client.get("user:1") == b"Ada"
     wait_until(lambda: "try        redis-cli -p" in near.output("stdout"))
     said = near.output("stdout")
-    assert "upstream   unix:" in said and "namespace  'demo:'" in said and "L1         64 MB" in said
+    assert "upstream   unix:" in said and "namespace  'demo:'" in said and "L1         64mb, entries live up to 1m\n" in said
     redis_pid = client.info("server")["process_id"]
     near.stop()
     assert not os.path.exists(f"/proc/{redis_pid}")
     directory = re.search(r"upstream   unix:(\S+)/redis.sock", said)[1]
     assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("memory, ttl, line", [
+    ("256kb", "1500ms", "L1         256kb, entries live up to 1500ms\n"),
+    ("0", "60s", "L1         off (l1.max_memory=0)\n")])
+def test_the_first_lines_tell_the_l1(redis_server, nearcache, memory, ttl, line):
+    near = nearcache("--set", f"l1.max_memory={memory}", "--set", f"l1.ttl={ttl}", upstream=redis_server())
+    wait_until(lambda: "try  " in near.output("stdout"))
+    assert line in near.output("stdout")
 
 
 def test_sighup_reloads_what_can_change(redis_server, nearcache, tmp_path):
