@@ -89,7 +89,8 @@ def start_with(near, nth, in_a_row):
 
 def await_service(near, nth):
     """OpenSSL leaves out of a context what it finds no memory for, and says nothing: the certificates
-    are read again then, as an operator would have them read, for whom the log says what is wrong."""
+    are read again then, as an operator would have them read, for whom the log says what is wrong. What
+    it leaves out of its own tables (3.5 does) stays out until the process ends: "stuck"."""
     outcome = "ready"
     for _ in range(PATIENCE):
         if serves(near):
@@ -98,7 +99,12 @@ def await_service(near, nth):
         assert near.tls, f"no service, allocation {nth}: " + near.output("stderr")
         near.popen.send_signal(signal.SIGHUP)
         outcome = "reloaded"
-    wait_until(lambda: serves(near), 20, f"service, allocation {nth}")
+    try:
+        wait_until(lambda: serves(near), 10, f"service, allocation {nth}")
+    except AssertionError:
+        if outcome == "ready" or "why=\"TLS: unsupported\"" not in near.output("stderr"):
+            raise
+        outcome = "stuck"
     near.stop()
     return outcome
 
@@ -119,9 +125,11 @@ def start_often(near, first, step, in_a_row):
                 [*range(1, first, step), *range(first, total, max(1, total // 100))]}
     ends = [nth for nth, outcome in outcomes.items() if outcome == "exited"]
     assert 0 < len(ends) < len(outcomes) and max(ends) < first
-    reloads = sum(outcome == "reloaded" for outcome in outcomes.values())
+    reloads, stuck = (sum(outcome == what for outcome in outcomes.values())
+                      for what in ("reloaded", "stuck"))
+    assert stuck <= len(outcomes) // 20
     return f"{len(outcomes)} starts: {len(ends)} ended, the last at allocation {max(ends)} of " \
-        f"{total}; {reloads} had to be told to reload"
+        f"{total}; {reloads} had to be told to reload, {stuck} to be started again"
 
 
 @pytest.mark.parametrize("in_a_row", [1, 3, FOREVER], ids=["one", "three", "all-after-it"])
