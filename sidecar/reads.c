@@ -25,6 +25,8 @@ static bool is_get(const struct request_plan *plan)
 bool reads_takes(const struct proxy *p, const struct request_plan *plan)
 {
     const struct command *command = plan->command;
+    if (!proxy_has_l1(p))
+        return false;
     switch ((enum command_cacheable)command->cacheable) {
     case COMMAND_CACHEABLE_NO:
         return false;

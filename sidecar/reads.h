@@ -8,7 +8,7 @@
 
 #include "forward.h"
 
-/* Is this read answered by reads_one, if there is an L1? Its key is then argv[1]. */
+/* Is this read answered by reads_one? Its key is then argv[1]. */
 bool reads_takes(const struct proxy *p, const struct request_plan *plan);
 /* A hit, a share of a fill under way, or a fill. plan->hash is the key's. */
 void reads_one(struct proxy *p, struct caller *c, const struct request_plan *plan);

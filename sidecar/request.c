@@ -48,7 +48,7 @@ static inline const struct command *find(const struct proxy *p, const struct req
 void request_plan(struct proxy *p, struct request_plan *plan, const struct command *guess)
 {
     plan->command = find(p, plan, guess);
-    plan->cached = plan->command && proxy_has_l1(p) && reads_takes(p, plan);
+    plan->cached = plan->command && reads_takes(p, plan);
     if (!plan->cached)
         return;
     plan->hash = coherence_hash(p->coherence, plan->argv[1].data, plan->argv[1].len);

@@ -9,8 +9,6 @@
  * cheaper that waits with epoll, reads and writes.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,16 +16,15 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "pattern.h"
+#include "sockets.h"
 
 enum {
     MEMORY = 64 << 20, /* of all replies, */
     COPIES = 1 << 16,  /* or so many */
     READ_SIZE = 64 << 10,
-    BACKLOG = 4096,
     EVENTS = 512,
 };
 
@@ -45,12 +42,6 @@ struct server {
     size_t replies_len, next; /* where the next connection begins in them */
     char buffer[READ_SIZE];
 };
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(EXIT_FAILURE);
-}
 
 static void watch(const struct server *s, struct conn *c, int operation, bool room)
 {
@@ -73,9 +64,8 @@ static struct conn *add(const struct server *s, int fd, bool listener)
 
 static void welcome(struct server *s, const struct conn *listener)
 {
-    int fd, on = 1;
-    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    int fd;
+    while ((fd = accept_on(listener->fd)) >= 0) {
         add(s, fd, false)->at = s->next;
         s->next = (s->next + 97 * s->reply) % s->replies_len;
     }
@@ -135,15 +125,6 @@ static void serve(struct server *s)
     }
 }
 
-static int listen_on(const void *address, socklen_t len, int family)
-{
-    int on = 1, fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (fd < 0 || bind(fd, address, len) < 0 || listen(fd, BACKLOG) < 0)
-        die("listen");
-    return fd;
-}
-
 static void make_replies(struct server *s, size_t value, size_t count)
 {
     char array[32] = "", head[32];
@@ -169,16 +150,13 @@ static void make_replies(struct server *s, size_t value, size_t count)
 int main(int argc, char **argv)
 {
     static struct server s; /* too large for some stacks */
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    struct sockaddr_in in = {.sin_family = AF_INET};
     if (argc != 6) {
         fprintf(stderr, "usage: floor PORT PATH REQUEST VALUE COUNT\n");
         return EXIT_FAILURE;
     }
     signal(SIGPIPE, SIG_IGN);
-    in.sin_port = htons((uint16_t)strtoul(argv[1], NULL, 10));
-    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    snprintf(un.sun_path, sizeof un.sun_path, "%s", argv[2]);
+    const struct sockaddr_in in = loopback(argv[1]);
+    const struct sockaddr_un un = unix_socket(argv[2]);
     s.request = strtoul(argv[3], NULL, 10);
     make_replies(&s, strtoul(argv[4], NULL, 10), strtoul(argv[5], NULL, 10));
     s.epoll = epoll_create1(0);

@@ -9,8 +9,6 @@
  * takes less than it is given. No proxy can be cheaper that waits with epoll, reads and writes.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,15 +16,15 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
+
+#include "sockets.h"
 
 enum {
     READ_SIZE = 256 << 10,
     CARRY = 64 << 10, /* of an incomplete request or reply, and of what a client is to get */
     WRITE_SIZE = 8 << 20,
     OWED = 1 << 20, /* a power of two */
-    BACKLOG = 4096,
     EVENTS = 512,
 };
 
@@ -49,12 +47,6 @@ static struct {
     size_t n_dirty;
 } s;
 
-static void die(const char *what)
-{
-    perror(what);
-    exit(EXIT_FAILURE);
-}
-
 static void watch(int fd, void *who)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = who};
@@ -64,12 +56,11 @@ static void watch(int fd, void *who)
 
 static void welcome(void)
 {
-    int fd, on = 1;
-    while ((fd = accept4(s.listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+    int fd;
+    while ((fd = accept_on(s.listener)) >= 0) {
         struct conn *c = calloc(1, sizeof *c);
         if (!c)
             die("calloc");
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         c->fd = fd;
         watch(fd, c);
     }
@@ -184,28 +175,20 @@ static void serve(void)
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    struct sockaddr_in in = {.sin_family = AF_INET};
-    int on = 1;
     if (argc != 5) {
         fprintf(stderr, "usage: floor_proxy PORT UPSTREAM REQUEST REPLY\n");
         return EXIT_FAILURE;
     }
     signal(SIGPIPE, SIG_IGN);
-    in.sin_port = htons((uint16_t)strtoul(argv[1], NULL, 10));
-    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    snprintf(un.sun_path, sizeof un.sun_path, "%s", argv[2]);
+    const struct sockaddr_in in = loopback(argv[1]);
+    const struct sockaddr_un un = unix_socket(argv[2]);
     s.request = strtoul(argv[3], NULL, 10);
     s.reply = strtoul(argv[4], NULL, 10);
     s.epoll = epoll_create1(0);
     s.upstream = socket(AF_UNIX, SOCK_STREAM, 0);
     if (connect(s.upstream, (const struct sockaddr *)&un, sizeof un) < 0)
         die(argv[2]);
-    s.listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    setsockopt(s.listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(s.listener, (const struct sockaddr *)&in, sizeof in) < 0 ||
-        listen(s.listener, BACKLOG) < 0)
-        die("listen");
+    s.listener = listen_on(&in, sizeof in, AF_INET);
     watch(s.upstream, &s.upstream);
     watch(s.listener, &s.listener);
     for (;;)
